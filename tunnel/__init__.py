@@ -1,0 +1,1 @@
+"""The tunnel carries: every data-plane descriptor and every octet of encapsulation."""

@@ -1,0 +1,382 @@
+"""Egress: device → underlay.  The functions stand in the order the frame meets them.
+
+    drain ─▶ flow remembered? ─▶ carry ─▶ _offer ─▶ batch ─▶ flush ─▶ one send
+               └▶ upcall            └▶ a super-frame: split ─▶ runs ─▶ one send each
+
+Frames are read in place, each into a slot of its network's ring, the VXLAN header already standing before
+them; nothing is copied on the hot path.  Frames of one size and ECN field for one VTEP and source port
+leave together in one `UDP_SEGMENT` send; whatever is open when the drain ends is flushed, so batching never
+waits for a frame.  A flow keeps to one source port, hence to one batch, and stays in order.
+
+Heads up: read udp(7), UDP_SEGMENT, and RFC 6040 section 4.1 before changing this file.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import sys
+from collections.abc import Callable, Iterable
+
+from overlay.discovery import may_be_discovery_untrusted
+from overlay.verdict import Deliver, Drop, DropReason, Encapsulate, Replicate, Reply, Verdict
+from tunnel.carriage import (
+    QUIET_SECONDS,
+    READS_PER_TURN,
+    TURN_SECONDS,
+    Batch,
+    NetworkCarriage,
+    VtepCarriage,
+)
+from tunnel.ecn import inner_ecn_untrusted
+from tunnel.entropy import flow_hash_untrusted
+from tunnel.flows import Flow, Held
+from tunnel.interfaces import Buffer, Point, Reactor, Underlay
+from tunnel.ladder import Feature
+from tunnel.meter import UpcallKind
+from tunnel.offload import ETHERNET_LENGTH, GSO_NONE, PLAIN, VNET_HEADER_LENGTH, syn_mss_untrusted
+from tunnel.recorder import Recorder
+from tunnel.spinner import Spinner
+from tunnel.split import split_untrusted
+from tunnel.upcalls import Upcalls
+from tunnel.vxlan import HEADER_LENGTH
+
+# From the specification
+IPV4, IPV6 = UNTAGGED_IP = (0x0800, 0x86DD)  # EtherTypes
+TCP = 6
+SYN = 0x02  # RFC 9293 section 3.1
+FRAGMENT = 0x3FFF  # IPv4: more fragments, or an offset (RFC 791 section 3.1)
+IP_TOS, IPV6_TCLASS = (0, 1), (41, 67)  # (level, type) of the control messages that carry an ECN field
+UDP_SEGMENT = (17, 103)
+
+# What the hot path reads of a frame in one go: both MACs, EtherType, and, where it is IPv4 without options,
+# TOS, fragment field, protocol, addresses with ports, TCP flags.  Read before it is known to be there: the
+# buffer is longer than this, and what lies past the frame's end never decides more than which socket sends.
+_FRAME = struct.Struct("!12s H x B 4x H x B 2x 12s 9x B")
+
+# What a full queue looks like, and a device that is gone.
+FULL = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM))
+GONE = frozenset((errno.EBADFD, errno.EBADF, errno.ENODEV, errno.ENXIO))
+NO_SEGMENTATION = frozenset((errno.EIO, errno.EINVAL))  # no checksum offload on the way; a driver's refusal
+
+
+class Egress:
+    """The way out of one engine."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        upcalls: Upcalls,
+        *,
+        reactor: Reactor,
+        clock: Callable[[], float],
+        write: Callable[[NetworkCarriage, bytes, tuple[Buffer, ...]], None],
+        spinner: Spinner | None = None,
+    ) -> None:
+        """`write` gives the network's device a frame of our own making."""
+        self._spinner = spinner
+        self._recorder = recorder
+        self._upcalls = upcalls
+        self._reactor = reactor
+        self._clock = clock
+        self._write = write
+        self._open: list[tuple[NetworkCarriage, VtepCarriage, Batch]] = []
+
+    def drain(self, network: NetworkCarriage) -> None:
+        """HOT PATH: runs once per frame the host sends; builds nothing for a flow that is known."""
+        clock, read_into = self._clock, network.device.read_into
+        counters, observers = self._recorder.counters, self._recorder.observers
+        flow_of = network.egress.active.get
+        started_at = clock()
+        deadline = started_at + TURN_SECONDS
+        # Who was quiet has most likely one frame to say: asking for more costs a system call on a cold cache,
+        # and the loop comes back at once if there is more.
+        is_quiet = started_at - network.drained_at > QUIET_SECONDS
+        for header, datagram, view, buffers in network.slots[: 1 if is_quiet else READS_PER_TURN]:
+            try:
+                octets = read_into(buffers) - VNET_HEADER_LENGTH
+            except OSError as error:
+                if error.errno in GONE:  # stop listening, or the loop would spin on the dead descriptor
+                    self._reactor.remove_reader(network.device.fileno())
+                break
+            counters.received += 1
+            now = clock()
+            key, ethertype, tos, fragment, protocol, selector, tcp_flags = _FRAME.unpack_from(
+                datagram, HEADER_LENGTH
+            )
+            end = HEADER_LENGTH + octets
+            if observers:
+                self._recorder.show(Point.DEVICE_READ, network, view[HEADER_LENGTH:end])
+            if (protocol == TCP and tcp_flags & SYN) or ethertype == IPV6:
+                self._note_segment_limit(network, view[HEADER_LENGTH:end])
+            flow = flow_of(key)
+            if (
+                flow is None
+                or octets < ETHERNET_LENGTH
+                or (key[0] & 1 and network.suppresses and may_be_discovery_untrusted(view[HEADER_LENGTH:end]))
+            ):
+                held = Held(bytes(view[HEADER_LENGTH:end]), bytes(header))
+                self._upcalls.ask(network.egress, network, None, held, now=now)
+            else:
+                flow.frames += 1
+                flow.octets += octets
+                flow.used_at = now
+                if selector != flow.selector or ethertype != IPV4 or fragment & FRAGMENT:
+                    flow.selector = selector
+                    flow.entropy = flow_hash_untrusted(view[HEADER_LENGTH:end])
+                # In a tagged frame another octet stands where the TOS is: then the right one is looked for.
+                is_marked = bool(tos) or ethertype not in UNTAGGED_IP
+                self._carry_known(network, flow, header, view[:end], is_marked=is_marked)
+            if now >= deadline:
+                break
+        if self._open:
+            self._flush_all()
+        self._upcalls.answer()
+        network.drained_at = clock()
+        if self._spinner is not None:
+            self._spinner.worked(started_at=started_at, ended_at=network.drained_at)
+
+    def _carry_known(
+        self,
+        network: NetworkCarriage,
+        flow: Flow,
+        header: bytearray,
+        datagram: memoryview,
+        *,
+        is_marked: bool,
+    ) -> None:
+        """HOT PATH: a frame whose flow is remembered; `is_marked`: it may have an ECN field."""
+        vtep = flow.target
+        if vtep is None:
+            self._carry_verdict(network, flow.verdict, header, datagram)
+            return
+        ecn = inner_ecn_untrusted(datagram[HEADER_LENGTH:]) if is_marked else 0
+        if header == PLAIN:
+            self._offer(network, vtep, datagram, flow.entropy, ecn)
+        else:
+            self._offer_unfinished(network, vtep, header, datagram, flow.entropy, ecn)
+
+    def carry(self, network: NetworkCarriage, verdict: Verdict, held: Held) -> None:
+        """Does what the verdict says with one frame that has waited for it."""
+        datagram = memoryview(bytearray(network.header + held.frame))
+        self._carry_verdict(network, verdict, bytearray(held.header), datagram)
+        self._flush_all()
+
+    def _carry_verdict(
+        self, network: NetworkCarriage, verdict: Verdict, header: bytearray, datagram: memoryview
+    ) -> None:
+        """`datagram` is the VXLAN header and the frame; it and `header` are ours to write to."""
+        match verdict:
+            case Encapsulate(vtep):
+                self._offer_any(network, (network.vteps[vtep],), header, datagram)
+            case Replicate():
+                self._replicate(network, header, datagram)
+            case Reply(frame):
+                self._write(network, PLAIN, (frame,))
+            case Drop(reason):
+                self._recorder.drop(reason, network, datagram[HEADER_LENGTH:])
+            case Deliver():
+                raise AssertionError("expected an egress verdict, found Deliver")
+
+    def _replicate(self, network: NetworkCarriage, header: bytearray, datagram: memoryview) -> None:
+        """A copy to every VTEP of the flood list: one received frame, the further copies generated."""
+        vteps = network.flood
+        if not vteps:
+            self._recorder.drop(DropReason.NO_VTEP, network, datagram[HEADER_LENGTH:])
+        elif not network.copies.take(len(vteps), now=self._clock()):
+            self._recorder.drop(DropReason.BUM_LIMIT, network, datagram[HEADER_LENGTH:])
+        else:
+            self._recorder.counters.generated += len(vteps) - 1
+            self._offer_any(network, vteps, header, datagram)
+
+    def _offer_any(
+        self,
+        network: NetworkCarriage,
+        vteps: tuple[VtepCarriage, ...],
+        header: bytearray,
+        datagram: memoryview,
+    ) -> None:
+        frame = datagram[HEADER_LENGTH:]
+        entropy, ecn = flow_hash_untrusted(frame), inner_ecn_untrusted(frame)
+        for vtep in vteps:
+            if header == PLAIN:
+                self._offer(network, vtep, datagram, entropy, ecn)
+            else:
+                self._offer_unfinished(network, vtep, header, datagram, entropy, ecn)
+
+    # ── Super-frames and unfinished checksums ───────────────────────────────────────────────────────────
+
+    def _offer_unfinished(
+        self,
+        network: NetworkCarriage,
+        vtep: VtepCarriage,
+        header: bytearray,
+        datagram: memoryview,
+        entropy: int,
+        ecn: int,
+    ) -> None:
+        """A frame whose sender left work to us: a checksum to finish, or segments to cut."""
+        frame = datagram[HEADER_LENGTH:]
+        runs = split_untrusted(
+            header, frame, prefix=network.header, payload_max=HEADER_LENGTH + vtep.frame_max
+        )
+        if runs is DropReason.MTU_EXCEEDED:
+            self._too_big(network, vtep, datagram)
+        elif isinstance(runs, DropReason):
+            self._recorder.drop(runs, network, frame, vtep)
+        elif header[1] == GSO_NONE:  # its checksum is finished, where it lies, for whoever else gets a copy
+            header[:] = PLAIN
+            self._offer(network, vtep, datagram, entropy, ecn)
+        else:
+            batch = vtep.batch(entropy)
+            self._flush(network, vtep, batch)  # what the flow sent before stays before
+            batch.ecn = ecn
+            self._recorder.counters.generated += sum(run.segments for run in runs) - 1
+            for run in runs:
+                batch.load(run)
+                self._flush(network, vtep, batch)
+
+    # ── Batches ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _offer(
+        self, network: NetworkCarriage, vtep: VtepCarriage, datagram: memoryview, entropy: int, ecn: int
+    ) -> None:
+        """HOT PATH: one finished datagram joins the batch of its VTEP and source port."""
+        octets = len(datagram)
+        if octets - HEADER_LENGTH > vtep.frame_max:
+            self._too_big(network, vtep, datagram)
+            return
+        batch = vtep.batch(entropy)
+        if batch.count and not (vtep.segments and batch.takes(octets, ecn)):
+            self._flush(network, vtep, batch)
+        if not batch.count:
+            batch.ecn = ecn
+            self._open.append((network, vtep, batch))
+        batch.add(datagram, octets)
+
+    def _flush_all(self) -> None:
+        """Sends whatever is open."""
+        opened, self._open = self._open, []
+        for network, vtep, batch in opened:
+            self._flush(network, vtep, batch)
+
+    def _flush(self, network: NetworkCarriage, vtep: VtepCarriage, batch: Batch) -> None:
+        """HOT PATH: sends one batch, and empties it whatever comes of that."""
+        count = batch.count
+        if not count:
+            return
+        if count > 1 and not vtep.segments:  # a super-frame's, where sends carry one datagram
+            for single in batch.singles():
+                self._flush(network, vtep, single)
+            batch.clear()
+            return
+        try:
+            if not vtep.senders:
+                raise OSError(errno.ENETUNREACH, "no underlay of this family")
+            self._send(vtep, batch)
+        except OSError as error:
+            self._send_again(network, vtep, batch, error)
+        else:
+            self._sent(network, vtep, batch)
+        batch.clear()
+
+    def _send(self, vtep: VtepCarriage, batch: Batch) -> None:
+        sender = vtep.senders[batch.index & vtep.mask]
+        control = [] if not batch.ecn else [_ecn_message(vtep, batch.ecn)]
+        if batch.count > 1:
+            control.append((*UDP_SEGMENT, batch.segment_size.to_bytes(2, sys.byteorder)))
+        if len(batch.buffers) == 1 and not control:
+            sender.send(batch.buffers[0], vtep.sockaddr)
+        else:
+            sender.send_marked(batch.buffers, control, 0, vtep.sockaddr)
+
+    def _sent(self, network: NetworkCarriage, vtep: VtepCarriage, batch: Batch) -> None:
+        self._recorder.counters.sent += batch.count
+        vtep.sent_frames += batch.count
+        vtep.sent_octets += batch.octets - HEADER_LENGTH * batch.count
+        if self._recorder.observers:
+            for frame in batch.frames():
+                self._recorder.show(Point.UNDERLAY_SEND, network, frame)
+
+    def _send_again(self, network: NetworkCarriage, vtep: VtepCarriage, batch: Batch, error: OSError) -> None:
+        """What a refused send comes to: another try, the same in pieces, or drops with their reason.
+
+        QUIRK(linux): with IP_RECVERR a send may report what befell an earlier datagram, its own not having
+        been tried.  The report clears the error, so one more try tells the truth.
+        """
+        is_stale = vtep.senders and error.errno not in FULL
+        if is_stale and not (batch.count > 1 and error.errno in NO_SEGMENTATION):
+            try:
+                self._send(vtep, batch)
+            except OSError as second:
+                error = second
+            else:
+                self._sent(network, vtep, batch)
+                return
+        if batch.count > 1 and (error.errno in NO_SEGMENTATION or error.errno == errno.EMSGSIZE):
+            self._send_singly(network, vtep, batch, error)
+        elif error.errno == errno.EMSGSIZE:
+            vtep.recheck_path()
+            self._too_big(network, vtep, memoryview(b"".join(batch.buffers)))
+        else:
+            reason = DropReason.UNDERLAY_FULL if error.errno in FULL else DropReason.UNDERLAY_ERROR
+            for frame in batch.frames():
+                self._recorder.drop(reason, network, frame, vtep)
+
+    def _send_singly(
+        self, network: NetworkCarriage, vtep: VtepCarriage, batch: Batch, error: OSError
+    ) -> None:
+        """The batch in single sends.  Where these go through, it was segmentation that did not.
+
+        QUIRK(linux): to many kernels segments longer than the path are EINVAL too.  So the first one judges,
+        which has their full length: a shorter last one goes through where they do not.
+        """
+        counters = self._recorder.counters
+        first, *others = batch.singles()
+        sent_before = counters.sent
+        self._flush(network, vtep, first)
+        is_segmentation = counters.sent > sent_before and error.errno in NO_SEGMENTATION
+        for single in others:
+            self._flush(network, vtep, single)
+        if is_segmentation and vtep.underlay is not None:
+            vtep.underlay.ladder.lower(Feature.UDP_GSO, f"{error.strerror} on the way", now=self._clock())
+
+    # ── What the path does not carry ────────────────────────────────────────────────────────────────────
+
+    def _too_big(self, network: NetworkCarriage, vtep: VtepCarriage, datagram: memoryview) -> None:
+        """The path does not carry it: counted, and its sender told (within the meter)."""
+        frame = bytes(datagram[HEADER_LENGTH:])
+        self._recorder.drop(DropReason.MTU_EXCEEDED, network, frame, vtep)
+        if not self._upcalls.meter.admits(UpcallKind.ICMP_ERROR, frame[6:12], now=self._clock()):
+            return
+        reply = network.decider.too_big(frame, vtep.frame_max - ETHERNET_LENGTH)
+        if reply is not None:
+            self._recorder.counters.generated += 1
+            self._write(network, PLAIN, (reply,))
+
+    def refused(self, networks: Iterable[NetworkCarriage], underlay: Underlay) -> None:
+        """ICMP errors came back: what was counted as sent was lost, and is counted so."""
+        for refusal in underlay.refusals():
+            for network in networks:
+                vtep = network.by_host.get(refusal.towards)
+                if vtep is None:
+                    continue
+                reason = DropReason.UNDERLAY_ERROR
+                if refusal.errno == errno.EMSGSIZE:
+                    vtep.recheck_path()
+                    reason = DropReason.MTU_EXCEEDED
+                self._recorder.counters.lost_after_us(reason, network.id, vtep.drops)
+                break  # which of the networks that share a VTEP it was cannot be known: the first answers
+
+    @staticmethod
+    def _note_segment_limit(network: NetworkCarriage, frame: memoryview) -> None:
+        """A SYN tells the largest segment its sender, who is behind our device, can take."""
+        mss = syn_mss_untrusted(frame)
+        if mss is not None:
+            network.note_segment_limit(bytes(frame[6:12]) + bytes(frame[0:6]), mss)
+
+
+def _ecn_message(vtep: VtepCarriage, ecn: int) -> tuple[int, int, bytes]:
+    """The control message that gives one datagram's outer header this ECN field."""
+    level, kind = IP_TOS if vtep.id.version == 4 else IPV6_TCLASS
+    return level, kind, struct.pack("=i", ecn)

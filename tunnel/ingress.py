@@ -1,0 +1,304 @@
+"""Ingress: underlay → device.  The functions stand in the order the datagram meets them.
+
+    drain ─▶ datagrams of one read ─▶ header, network, VTEP ─▶ flow remembered? ─▶ carry ─▶ write
+                                                                  └▶ upcall      merge ─┘
+
+One read gives a datagram; a run of equal ones that `UDP_GRO` has joined; or a whole super-frame that a
+kernel VXLAN node on the same host sent unsegmented.  Neighbours of one flow within a run are merged into
+one write, checksums verified first; the rest is written as it is, repaired where its sender left a
+checksum unfinished (`tunnel.offload`).  Nothing is kept beyond the read, so merging delays nothing.
+
+Heads up: read RFC 7348 section 5 and RFC 6040 section 4.2 before changing this file.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import sys
+from collections.abc import Callable
+
+from overlay.discovery import may_be_discovery_untrusted
+from overlay.verdict import Deliver, Drop, DropReason, Verdict
+from tunnel.carriage import (
+    QUIET_SECONDS,
+    READS_PER_TURN,
+    TURN_SECONDS,
+    NetworkCarriage,
+    PortCarriage,
+    VtepCarriage,
+)
+from tunnel.ecn import CE, mark_congested_untrusted
+from tunnel.egress import IP_TOS, IPV6_TCLASS
+from tunnel.flows import Flow, Held
+from tunnel.interfaces import Ancillary, Buffer, Point
+from tunnel.merge import Lost, merge_untrusted
+from tunnel.offload import ETHERNET_LENGTH, PLAIN, is_super_frame_untrusted, repair_untrusted
+from tunnel.recorder import Recorder
+from tunnel.spinner import Spinner
+from tunnel.upcalls import Upcalls
+from tunnel.vxlan import HEADER_LENGTH, I_FLAG
+
+# From the specification
+I_WORD = I_FLAG << 24  # a VXLAN header's first word with nothing reserved set (RFC 7348 section 5)
+UDP_GRO = (17, 104)
+
+# Ours
+CONTROL_ROOM = 128  # octets for control messages: an ECN field, a segment size, and room to spare
+
+_VXLAN_AND_FLOW = struct.Struct("!I I 12s")
+FLOW_END = HEADER_LENGTH + 14  # of a datagram: VXLAN header, both MACs, EtherType
+
+# The control messages of nearly every datagram over IPv4: an ECN field that says nothing.
+UNMARKED: Ancillary = [(*IP_TOS, b"\x00")]
+
+
+class Ingress:
+    """The way in of one engine."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        upcalls: Upcalls,
+        *,
+        clock: Callable[[], float],
+        spinner: Spinner | None = None,
+    ) -> None:
+        self._spinner = spinner
+        self._recorder = recorder
+        self._upcalls = upcalls
+        self._clock = clock
+
+    def drain(self, port: PortCarriage) -> None:
+        """HOT PATH: runs once per read from the underlay, whoever sent it."""
+        clock, receive_into = self._clock, port.socket.receive_into
+        view = memoryview(port.datagram)
+        buffers = (port.datagram,)
+        started_at = clock()
+        deadline = started_at + TURN_SECONDS
+        is_quiet = started_at - port.drained_at > QUIET_SECONDS  # see `tunnel.egress`
+        for _ in range(1 if is_quiet else READS_PER_TURN):
+            try:
+                octets, ancillary, _, sockaddr = receive_into(buffers, CONTROL_ROOM)
+            except OSError:
+                break
+            now = clock()
+            stride, is_marked = None, False
+            if ancillary != UNMARKED:
+                stride, is_marked = _read_control(ancillary)
+            if stride is None or stride >= octets:
+                self._receive(port, view[:octets], sockaddr[0], None, now=now, is_marked=is_marked)
+            elif is_super_frame_untrusted(view[HEADER_LENGTH:octets]):
+                self._receive(port, view[:octets], sockaddr[0], stride, now=now, is_marked=is_marked)
+            else:
+                self._receive_run(port, view[:octets], stride, sockaddr[0], now=now, is_marked=is_marked)
+            if now >= deadline:
+                break
+        self._upcalls.answer()
+        port.drained_at = clock()
+        if self._spinner is not None:
+            self._spinner.worked(started_at=started_at, ended_at=port.drained_at)
+
+    def _receive_run(
+        self,
+        port: PortCarriage,
+        run: memoryview,
+        stride: int,
+        host: str,
+        *,
+        now: float,
+        is_marked: bool,
+    ) -> None:
+        """A run of datagrams of `stride` octets, the last perhaps shorter, all from one sender.
+
+        HOT PATH: neighbours that agree in VXLAN header, MACs and EtherType are one flow's, and are looked
+        at once.
+        """
+        at, end = 0, len(run)
+        while at < end:
+            first = bytes(run[at : at + FLOW_END])
+            after = at + stride
+            while after < end and run[after : after + FLOW_END] == first:
+                after += stride
+            group = [run[start : min(start + stride, end)] for start in range(at, after, stride)]
+            self._receive_group(port, group, host, now=now, is_marked=is_marked)
+            at = after
+
+    def _receive_group(
+        self, port: PortCarriage, group: list[memoryview], host: str, *, now: float, is_marked: bool
+    ) -> None:
+        """Datagrams of one flow: carried together where its verdict is to deliver, else one by one."""
+        if len(group) > 1 and not is_marked:
+            network, vtep, flow = self._look_up(port, group[0], host)
+            if network is not None and vtep is not None and flow is not None and not self._recorder.observers:
+                octets = sum(map(len, group)) - HEADER_LENGTH * len(group)
+                self._recorder.counters.received += len(group)
+                self._count(vtep, flow, len(group), octets, now=now)
+                self._carry_together(network, vtep, flow.verdict, [each[HEADER_LENGTH:] for each in group])
+                return
+        for datagram in group:
+            self._receive(port, datagram, host, None, now=now, is_marked=is_marked)
+
+    def _look_up(
+        self, port: PortCarriage, datagram: memoryview, host: str
+    ) -> tuple[NetworkCarriage | None, VtepCarriage | None, Flow | None]:
+        """The flow of a datagram with nothing to object to; Nones where `_receive` must look closer."""
+        if len(datagram) < FLOW_END:
+            return None, None, None
+        word, vni_word, key = _VXLAN_AND_FLOW.unpack_from(datagram)
+        network = port.networks.get(vni_word >> 8)
+        if word != I_WORD or vni_word & 0xFF or network is None:
+            return None, None, None
+        vtep = network.by_host.get(host)
+        if vtep is None or key[0] & 1:
+            return None, None, None
+        return network, vtep, vtep.ingress.active.get(key)
+
+    def _receive(
+        self,
+        port: PortCarriage,
+        datagram: memoryview,
+        host: str,
+        segment_size: int | None,
+        *,
+        now: float,
+        is_marked: bool,
+    ) -> None:
+        """HOT PATH: one datagram, checked from the outside in: header, network, sender, flow."""
+        recorder = self._recorder
+        recorder.counters.received += 1
+        octets = len(datagram)
+        if octets < FLOW_END:
+            recorder.drop(DropReason.TRUNCATED, _network_of(port, datagram), datagram)
+            return
+        word, vni_word, key = _VXLAN_AND_FLOW.unpack_from(datagram)
+        network = port.networks.get(vni_word >> 8)
+        frame = datagram[HEADER_LENGTH:]
+        if recorder.observers:
+            recorder.show(Point.UNDERLAY_RECEIVE, network, frame)
+        if not word & I_WORD:
+            recorder.drop(DropReason.BAD_FLAGS, None, frame)  # RFC 7348 section 5: I MUST be 1
+        elif network is None:
+            recorder.drop(DropReason.UNKNOWN_VNI, None, frame)
+        elif network.is_strict and (word != I_WORD or vni_word & 0xFF):
+            recorder.drop(DropReason.RESERVED_BITS, network, frame)
+        elif (vtep := network.by_host.get(host)) is None:
+            recorder.drop(DropReason.UNKNOWN_VTEP, network, frame)
+        elif is_marked and (reason := mark_congested_untrusted(frame)) is not None:
+            recorder.drop(reason, network, frame, vtep)  # RFC 6040 section 4.2
+        else:
+            flow = vtep.ingress.active.get(key)
+            if flow is None or (key[0] & 1 and network.suppresses and may_be_discovery_untrusted(frame)):
+                vtep.received_frames += 1
+                vtep.received_octets += len(frame)
+                held = Held(bytes(frame), segment_size=segment_size)
+                self._upcalls.ask(vtep.ingress, network, vtep, held, now=now)
+            else:
+                self._count(vtep, flow, 1, len(frame), now=now)
+                self._carry_one(network, vtep, flow.verdict, frame, segment_size)
+
+    @staticmethod
+    def _count(vtep: VtepCarriage, flow: Flow, frames: int, octets: int, *, now: float) -> None:
+        vtep.received_frames += frames
+        vtep.received_octets += octets
+        flow.frames += frames
+        flow.octets += octets
+        flow.used_at = now
+
+    def carry(self, network: NetworkCarriage, vtep: VtepCarriage, verdict: Verdict, held: Held) -> None:
+        """Does what the verdict says with one frame that has waited for it."""
+        self._carry_one(network, vtep, verdict, memoryview(held.frame), held.segment_size)
+
+    def _carry_one(
+        self,
+        network: NetworkCarriage,
+        vtep: VtepCarriage,
+        verdict: Verdict,
+        frame: memoryview,
+        segment_size: int | None,
+    ) -> None:
+        """HOT PATH: one frame, repaired on the way."""
+        if type(verdict) is not Deliver:
+            self._recorder.drop(_reason(verdict), network, frame, vtep)
+            return
+        if not network.attachment.repairs:
+            self.write(network, PLAIN, (frame,), vtep)
+            return
+        limit = self._segment_limit(network, frame)
+        header = repair_untrusted(
+            frame, overlay_mtu=network.overlay_mtu, segment_size=segment_size, mss=limit
+        )
+        if isinstance(header, DropReason):
+            self._recorder.drop(header, network, frame, vtep)
+        else:
+            self.write(network, header, (frame,), vtep)
+
+    def _carry_together(
+        self, network: NetworkCarriage, vtep: VtepCarriage, verdict: Verdict, frames: list[memoryview]
+    ) -> None:
+        """HOT PATH: frames of one flow that came in one read, merged where TCP and UDP allow it."""
+        if type(verdict) is not Deliver:
+            for frame in frames:
+                self._recorder.drop(_reason(verdict), network, frame, vtep)
+            return
+        if not network.attachment.repairs:
+            for frame in frames:
+                self.write(network, PLAIN, (frame,), vtep)
+            return
+        limit = self._segment_limit(network, frames[0])
+        for outcome in merge_untrusted(
+            frames, overlay_mtu=network.overlay_mtu, udp=network.merges_udp, mss=limit
+        ):
+            if isinstance(outcome, Lost):
+                self._recorder.drop(outcome.reason, network, outcome.frame, vtep)
+            else:
+                self.write(network, outcome.header, outcome.buffers, vtep, frames=outcome.frames)
+
+    @staticmethod
+    def _segment_limit(network: NetworkCarriage, frame: memoryview) -> int | None:
+        """The smallest segment the receivers of this flow are known to need; of no use for a short frame."""
+        if not network.segment_limits or len(frame) <= network.overlay_mtu + ETHERNET_LENGTH:
+            return None
+        return network.segment_limits.get(bytes(frame[0:12]))
+
+    def write(
+        self,
+        network: NetworkCarriage,
+        header: bytes,
+        buffers: tuple[Buffer, ...],
+        vtep: VtepCarriage | None = None,
+        *,
+        frames: int = 1,
+    ) -> None:
+        """HOT PATH: one frame, or one that stands for several, to the device."""
+        try:
+            network.device.write((header, *buffers))
+        except OSError as error:
+            # EINVAL is about the frame's contents, which a stranger chose; the rest is the device's.
+            is_frame = error.errno == errno.EINVAL
+            reason = DropReason.INNER_MALFORMED if is_frame else DropReason.DEVICE_FULL
+            self._recorder.drop(reason, network, b"".join(buffers), vtep, frames=frames)
+            return
+        self._recorder.counters.delivered += frames
+        if self._recorder.observers:
+            self._recorder.show(Point.DEVICE_WRITE, network, b"".join(buffers))
+
+
+def _read_control(ancillary: Ancillary) -> tuple[int | None, bool]:
+    """The `UDP_GRO` value, if there is one; and whether the outer header says congestion experienced."""
+    stride, is_marked = None, False
+    for level, kind, value in ancillary:
+        if (level, kind) == UDP_GRO:
+            stride = int.from_bytes(value, sys.byteorder)
+        elif (level, kind) in (IP_TOS, IPV6_TCLASS):  # one octet for IPv4, an int for IPv6
+            is_marked = int.from_bytes(value, sys.byteorder) & 0b11 == CE
+    return stride or None, is_marked
+
+
+def _network_of(port: PortCarriage, datagram: memoryview) -> NetworkCarriage | None:
+    """Whose a datagram is that ends too soon, as far as it can be told."""
+    return port.networks.get(int.from_bytes(datagram[4:7])) if len(datagram) >= HEADER_LENGTH else None
+
+
+def _reason(verdict: Verdict) -> DropReason:
+    return verdict.reason if isinstance(verdict, Drop) else DropReason.SPLIT_HORIZON

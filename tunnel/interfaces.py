@@ -1,0 +1,360 @@
+"""The doors of the data plane: what carries frames, what carries datagrams, who decides, who watches.
+
+    device ──read──▶ Datapath ──send──▶ Underlay          egress
+    device ◀─write── Datapath ◀─receive── Underlay        ingress
+                        │ ▲
+                 Upcall ▼ │ Decision
+                      Decider
+
+Every door is a Protocol with its contract written down: who owns a buffer and until when, and what is
+raised.  Real ones stand in `tap` and `underlay`; simulated ones in the lab.  A datapath cannot tell
+them apart, which is why a whole node runs in a test without a descriptor or a clock.
+
+The callables below are attributes, not methods, so that a real door can hand out the C function itself
+(`functools.partial(os.readv, fd)`, `socket.sendto`): one Python call less per frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from overlay.addr import IpAddress, Mac, NetworkId, Vni, VtepId
+from overlay.verdict import Decision, Direction, DropReason, Verdict
+from tunnel.ladder import Ladder
+
+Buffer = bytes | bytearray | memoryview
+
+SockAddr = tuple[str, int] | tuple[str, int, int, int]
+"""An address as the `socket` module gives and takes it: (host, port) or (host, port, flow, scope)."""
+
+
+class Cancellable(Protocol):
+    """A callback that has been scheduled."""
+
+    def cancel(self) -> None: ...
+
+
+class Reactor(Protocol):
+    """What of an asyncio event loop a datapath uses.  Every asyncio loop is one; so is the virtual one."""
+
+    def time(self) -> float: ...
+    def call_soon(self, callback: Callable[..., object], /, *args: object) -> Cancellable: ...
+    def call_later(self, delay: float, callback: Callable[..., object], /, *args: object) -> Cancellable: ...
+    def add_reader(self, fd: int, callback: Callable[..., object], /, *args: object) -> object: ...
+    def remove_reader(self, fd: int, /) -> object: ...
+
+
+class FrameDevice(Protocol):
+    """A TAP, or something like one: whole Ethernet frames, each behind a 10-octet `virtio_net_hdr`.
+
+    Attributes:
+        read_into: Scatters one frame into the buffers, header first, and returns the octets read,
+            header included.  The buffers are the caller's.  BlockingIOError: nothing there.  OSError
+            EBADFD or ENODEV: the device is gone; EIO: it is down.
+        takes_udp_super_frames: Whether a write may hold UDP segments joined into one frame (Linux >= 6.2).
+        write: Gathers header and frame from the buffers, which may be reused on return.
+            BlockingIOError: no room.  OSError EINVAL: the header contradicts the frame (its contents can
+            cause this: never a reason to distrust the device).  OSError EIO: the device is down.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def mac(self) -> Mac: ...
+    def fileno(self) -> int: ...
+    @property
+    def takes_udp_super_frames(self) -> bool: ...
+    @property
+    def read_into(self) -> Callable[[Sequence[Buffer]], int]: ...
+    @property
+    def write(self) -> Callable[[Sequence[Buffer]], int]: ...
+    def set_carrier(self, *, up: bool) -> None:
+        """Tells the host whether the network behind the device is ready."""
+
+    def overruns(self) -> int:
+        """Frames the kernel has dropped because its queue towards us was full; cumulative."""
+        ...
+
+    def close(self) -> None: ...
+
+
+Ancillary = list[tuple[int, int, bytes]]
+
+
+class UnderlayPort(Protocol):
+    """A UDP socket that receives: one underlay address, one port.
+
+    Attributes:
+        receive_into: Reads one datagram into the buffers (65 535 octets at least, or its end is lost) and
+            returns (octets, control messages, flags, sender).  The second argument is the room for
+            control messages.  BlockingIOError: nothing there.  Any other OSError is an old send's
+            misfortune reported here; the next call goes on.
+    """
+
+    @property
+    def port(self) -> int: ...
+    def fileno(self) -> int: ...
+    @property
+    def receive_into(self) -> Callable[[Sequence[Buffer], int], tuple[int, Ancillary, int, SockAddr]]: ...
+    def overruns(self) -> int:
+        """Datagrams the kernel has dropped because the receive buffer was full; cumulative."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The network reported a datagram of ours undeliverable (an ICMP error), after it was sent.
+
+    Attributes:
+        towards: The host it was for, as `SockAddr[0]`.
+        errno: ECONNREFUSED, EHOSTUNREACH, EMSGSIZE, …
+        mtu: With EMSGSIZE, what the path carries, in octets of IP packet; else 0.
+    """
+
+    towards: str
+    errno: int
+    mtu: int = 0
+
+
+class Sender(Protocol):
+    """One bound socket of the source-port pool.
+
+    Attributes:
+        send: Sends one datagram and returns its octets.  BlockingIOError or ENOBUFS: full.  EMSGSIZE:
+            longer than the path carries (the DF bit is set).  Other OSErrors: refused.  An ICMP error that
+            waits on the socket fails one send to whomever, which was then not sent: take the refusals and
+            send once more before believing it.
+        send_marked: The same with `(payload buffers, control messages, flags, address)`, as `sendmsg`.
+    """
+
+    @property
+    def send(self) -> Callable[[Buffer, SockAddr], int]: ...
+    @property
+    def send_marked(
+        self,
+    ) -> Callable[[Iterable[Buffer], Iterable[tuple[int, int, Buffer]], int, SockAddr], int]: ...
+
+
+class Underlay(Protocol):
+    """One underlay address of ours: the source-port pool that sends, and the ports that receive.
+
+    Attributes:
+        senders: The pool; its size is a power of two.  A flow keeps to one of them.
+        ladder: Which offloads it has, probed; an engine lowers what fails at run time.
+        fileno: Becomes readable when refusals wait.
+    """
+
+    @property
+    def address(self) -> IpAddress: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def mtu(self) -> int: ...
+    @property
+    def senders(self) -> Sequence[Sender]: ...
+    @property
+    def ladder(self) -> Ladder: ...
+    def fileno(self) -> int: ...
+    def open_port(self, port: int) -> UnderlayPort:
+        """Binds (address, port) for receiving.
+
+        Raises:
+            DeviceError: The port is taken, or the address is not ours.
+        """
+        ...
+
+    def sockaddr(self, address: IpAddress, port: int) -> SockAddr:
+        """Where to send for this address; element 0 is also how a datagram from there names its sender.
+
+        Raises:
+            OSError: ENODEV, the address has a scope and its device is not there.
+        """
+        ...
+
+    def path_mtu(self, destination: SockAddr) -> int:
+        """What the path to the destination carries now, in octets of IP packet.
+
+        Raises:
+            OSError: There is no path.
+        """
+        ...
+
+    def refusals(self) -> list[Refusal]:
+        """The ICMP errors that came back for what the pool has sent, since the last call."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Strictness(Enum):
+    """What a set reserved bit in a VXLAN header means."""
+
+    RFC7348 = "rfc7348"  # ignored on receipt, section 5
+    LINUX = "linux"  # dropped, as the kernel's vxlan module does
+
+
+class Decider(Protocol):
+    """Who answers upcalls: pure, changes nothing, knows one network.  `overlay.bridge.Bridge` is one."""
+
+    def egress(self, frame: bytes, *, now: float) -> Decision: ...
+    def ingress(self, frame: bytes, vtep: VtepId, *, now: float) -> Decision: ...
+    def too_big(self, frame: bytes, mtu: int) -> bytes | None:
+        """The frame to send back to the source of one longer than `mtu` octets of packet, if any."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One network as a datapath carries it.
+
+    Attributes:
+        overlay_mtu: Octets of packet the device carries.
+        suppresses: Whether neighbor discovery must be asked about frame by frame.
+        repairs: Whether unfinished checksums and super-frames from the underlay are completed.
+    """
+
+    network: NetworkId
+    vni: Vni
+    port: int
+    device: FrameDevice
+    decider: Decider
+    overlay_mtu: int
+    strictness: Strictness = Strictness.RFC7348
+    suppresses: bool = True
+    repairs: bool = True
+
+
+class Point(Enum):
+    """Where on its way an Observer sees a frame."""
+
+    DEVICE_READ = "device-read"
+    UNDERLAY_SEND = "underlay-send"
+    UNDERLAY_RECEIVE = "underlay-receive"
+    DEVICE_WRITE = "device-write"
+    DROP = "drop"
+
+
+class Observer(Protocol):
+    """Capture, live trace and the flight recorder.  Free when nobody watches."""
+
+    def observe(
+        self, point: Point, network: NetworkId | None, frame: Buffer, verdict: Verdict | None
+    ) -> None:
+        """Sees one frame.  The buffer is BORROWED: valid until this call returns.
+
+        `verdict` is None where none has been reached yet.  Raising is a bug of the observer's.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Where every frame went, in frames: at any quiet moment `balances` holds.
+
+    received   read from a device, or a datagram from the underlay; also what the kernel lost on our behalf
+    generated  made here: the further copies of a replicated frame, ICMP errors
+    held       waiting for their flow's verdict
+    """
+
+    received: int
+    generated: int
+    sent: int
+    delivered: int
+    dropped: int
+    held: int
+
+    @property
+    def balances(self) -> bool:
+        return self.received + self.generated == self.sent + self.delivered + self.dropped + self.held
+
+
+@dataclass(frozen=True, slots=True)
+class FlowStatistics:
+    """One remembered verdict.  `key` is destination and source MAC as in the frame, 12 octets."""
+
+    network: NetworkId
+    direction: Direction
+    vtep: VtepId | None
+    key: bytes
+    verdict: Verdict
+    frames: int
+    octets: int
+    used_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class VtepStatistics:
+    """What went to and came from one VTEP of one network: octets of frame, encapsulation not counted."""
+
+    network: NetworkId
+    vtep: VtepId
+    sent_frames: int
+    sent_octets: int
+    received_frames: int
+    received_octets: int
+    drops: dict[DropReason, int]
+
+
+@dataclass(frozen=True, slots=True)
+class DatapathStatistics:
+    """A snapshot.  `drops` has the key None for what belongs to no network (an unknown VNI).
+
+    Attributes:
+        flows: Verdicts remembered, by network.
+    """
+
+    ledger: Ledger
+    drops: dict[NetworkId | None, dict[DropReason, int]]
+    vteps: tuple[VtepStatistics, ...]
+    flows: dict[NetworkId, int]
+    upcalls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """A source MAC seen behind a VTEP by remembered flows, and when last: what keeps it from ageing out."""
+
+    network: NetworkId
+    mac: Mac
+    vtep: VtepId
+    used_at: float
+
+
+class Datapath(Protocol):
+    """An engine: reads, looks up, carries, counts, and asks when it does not know.  It never decides.
+
+    It subscribes to the `Tables` it was given: a change to a place a verdict rests on forgets that
+    verdict before `Tables.apply` returns.
+    """
+
+    @property
+    def kind(self) -> str: ...
+    def attach(self, attachment: Attachment) -> None:
+        """Starts carrying a network; raises DeviceError where its port cannot be bound."""
+
+    def detach(self, network: NetworkId) -> None:
+        """Stops carrying it and forgets its flows.  Its device stays the caller's to close."""
+
+    def replace_device(self, network: NetworkId, device: FrameDevice, overlay_mtu: int) -> None:
+        """Goes on with another device (the old one is gone), or another MTU of the same; flows kept."""
+
+    def reroute(self) -> None:
+        """The underlay changed: asks again how each VTEP is reached.  Forgets no flow."""
+
+    def flows(self) -> Iterable[FlowStatistics]: ...
+    def activity(self, *, since: float) -> Iterable[Activity]:
+        """What ingress flows have carried at or after `since`, absolute seconds."""
+        ...
+
+    def expire(self, *, now: float) -> None:
+        """Forgets idle flows and verdicts whose time is over; times out pending ones.  Call every second."""
+
+    def watch(self, observer: Observer) -> None: ...
+    def unwatch(self, observer: Observer) -> None: ...
+    def statistics(self) -> DatapathStatistics: ...
+    def close(self) -> None: ...

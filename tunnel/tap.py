@@ -1,0 +1,267 @@
+"""A TAP: whole Ethernet frames between the host's stack and this process, one per system call.
+
+    the host's stack ──▶ weft0's queue ──read_into──▶ [virtio_net_hdr 10][Ethernet frame]
+                     ◀────────────────────write─────  [virtio_net_hdr 10][Ethernet frame]
+
+The device is created by python-pytun where it is installed (it has wheels for x86-64 alone) and by the
+same ioctl made here elsewhere; either way what remains is one descriptor of ours, non-blocking and
+closed on exec.  Non-blocking is more than courtesy: together with a send buffer nobody has touched
+(TUNSETSNDBUF is never called) it lets the kernel build the packet in one copy.
+
+What a descriptor answers when its device changes, seen on Linux 6.18:
+
+    |         | read              | write    | poll
+    | down    | EAGAIN            | EIO      | nothing
+    | deleted | EBADFD (77)       | EBADFD   | EPOLLERR, never EPOLLIN
+    | no carrier: what is written is delivered all the same; the host sends nothing
+
+Offloads and carrier belong to the device, not to the descriptor: both are set on every opening, since a
+persistent TAP keeps what its last owner left behind.
+
+Heads up: read Documentation/networking/tuntap.rst of the kernel before changing this file.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from overlay.addr import MAC_LENGTH, Mac
+from overlay.errors import DeviceError
+from tunnel.interfaces import Buffer
+
+try:
+    import pytun
+except ImportError:  # no wheel for this machine: `_create_by_ioctl` does the same
+    pytun = None
+
+# From the specification: <linux/if_tun.h>, <linux/if.h>, <linux/sockios.h> (x86, arm and riscv numbers)
+CLONE_DEVICE = "/dev/net/tun"
+TUNSETIFF = 0x400454CA
+TUNSETOFFLOAD = 0x400454D0
+TUNGETIFF = 0x800454D2
+TUNSETVNETHDRSZ = 0x400454D8
+TUNSETCARRIER = 0x400454E2
+SIOCGIFHWADDR = 0x8927
+IFF_TAP = 0x0002
+IFF_NO_PI = 0x1000
+IFF_VNET_HDR = 0x4000
+IFREQ_LENGTH = 40
+IFNAMSIZ = 16
+MAC_OFFSET = IFNAMSIZ + 2  # in an ifreq: the name, sa_family, then the address
+TX_DROPPED_COLUMN = 11  # of /proc/net/dev, the first number after the name being 0
+
+# Ours
+FLAGS = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+HEADER_LENGTH = 10  # struct virtio_net_hdr
+NO_OFFLOADS = 0
+TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6 = 0x01, 0x02, 0x04
+TUN_F_USO4, TUN_F_USO6 = 0x20, 0x40  # Linux ≥ 6.2, and only together
+SUPER_FRAMES = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6
+SUPER_FRAMES_AND_USO = SUPER_FRAMES | TUN_F_USO4 | TUN_F_USO6
+DEVICE_TABLE = Path("/proc/net/dev")
+
+
+def open_tap(name: str, *, super_frames: bool) -> Tap:
+    """A TAP that hands us whole super-frames, as far as this kernel can; plain frames where not asked to.
+
+    Raises:
+        DeviceError: As `Tap`.
+    """
+    for mask in (SUPER_FRAMES_AND_USO, SUPER_FRAMES) if super_frames else ():
+        try:
+            return Tap(name, offload_mask=mask)
+        except DeviceError as error:
+            if error.errno != errno.EINVAL:
+                raise
+    return Tap(name)
+
+
+class Tap:
+    """The `FrameDevice` of a Linux host.  Opened with its carrier down; the name is free or a TAP's.
+
+    Args:
+        name: What the device is called, 1 to 15 octets; `weft%d` lets the kernel number it.
+        offload_mask: The TUN_F_* offloads the kernel may leave undone in what it hands us.
+
+    Raises:
+        DeviceError: No TAP devices here, no right to make one, the name taken or invalid, or an offload
+            this kernel has not got.
+    """
+
+    read_into: Callable[[Sequence[Buffer]], int]
+    write: Callable[[Sequence[Buffer]], int]
+
+    def __init__(self, name: str, *, offload_mask: int = NO_OFFLOADS) -> None:
+        _require_name(name)
+        try:
+            self._fd = _create(name)
+        except OSError as error:
+            raise _refused(name, error) from error
+        self.offload_mask = offload_mask
+        try:
+            self._name = self._prepare()
+            self.takes_udp_super_frames = self._accepts(SUPER_FRAMES_AND_USO)
+            fcntl.ioctl(self._fd, TUNSETOFFLOAD, offload_mask)
+        except OSError as error:
+            os.close(self._fd)
+            why = f"this kernel refused the TAP's header, its carrier or its offloads {offload_mask:#x}"
+            advice = 'tap_gso = "off" under [offload]' if offload_mask else "weft needs Linux ≥ 5.0"
+            raise DeviceError(name, error.errno or 0, why=why, advice=advice) from error
+        self._mac = Mac(bytes(MAC_LENGTH))
+        self._dropped_before = _tx_dropped(self._name) or 0
+        self._overruns = 0
+        self.read_into = partial(os.readv, self._fd)
+        self.write = partial(os.writev, self._fd)
+
+    def _prepare(self) -> str:
+        """Makes the device ours whatever its last owner left; returns the name the kernel gave it."""
+        self.set_carrier(up=False)
+        fcntl.ioctl(self._fd, TUNSETVNETHDRSZ, struct.pack("i", HEADER_LENGTH))
+        return _text(fcntl.ioctl(self._fd, TUNGETIFF, bytes(IFREQ_LENGTH))[:IFNAMSIZ])
+
+    def _accepts(self, mask: int) -> bool:
+        """Whether this kernel knows these offloads.  What it knows it also takes in a write."""
+        try:
+            fcntl.ioctl(self._fd, TUNSETOFFLOAD, mask)
+        except OSError:
+            return False
+        return True
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def mac(self) -> Mac:
+        """The device's address as it is now, the last known one when the device is gone."""
+        try:
+            answer = fcntl.ioctl(self._fd, SIOCGIFHWADDR, bytes(IFREQ_LENGTH))
+            self._mac = Mac(answer[MAC_OFFSET : MAC_OFFSET + MAC_LENGTH])
+        except (OSError, ValueError):  # deleted; closed
+            pass
+        return self._mac
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def set_carrier(self, *, up: bool) -> None:
+        """Tells the host whether the network behind the device is ready.  Linux ≥ 5.0.
+
+        Raises:
+            OSError: EBADFD, the device is gone.
+        """
+        fcntl.ioctl(self._fd, TUNSETCARRIER, struct.pack("i", up))
+
+    def overruns(self) -> int:
+        """Frames dropped since the opening because the queue towards us was full.
+
+        Read from /proc/net/dev, which is this process's namespace, where /sys may be another's.
+        """
+        dropped = _tx_dropped(self._name)
+        if dropped is not None:
+            self._overruns = max(self._overruns, dropped - self._dropped_before)
+        return self._overruns
+
+    def close(self) -> None:
+        """Closes the descriptor, with which the device goes unless it is persistent.  Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        self.read_into, self.write = partial(os.readv, -1), partial(os.writev, -1)
+
+
+def _require_name(name: str) -> None:
+    """Raises DeviceError for what the kernel's dev_valid_name() would refuse, with its rule."""
+    if not 0 < len(name.encode()) < IFNAMSIZ or name in (".", "..") or re.search(r"[/:\s]", name):
+        why = f"expected 1 to {IFNAMSIZ - 1} octets without '/', ':' or space, found {name!r}"
+        raise DeviceError(name or "device", errno.EINVAL, why=why, advice="choose another `device` name")
+
+
+def _create(name: str) -> int:
+    """A non-blocking, close-on-exec descriptor of the TAP called so, created if there is none."""
+    fd = _create_by_ioctl(name) if pytun is None else _create_by_pytun(name)
+    os.set_blocking(fd, False)
+    return fd
+
+
+def _create_by_pytun(name: str) -> int:
+    # QUIRK(python-pytun<=2.4.2): its descriptor survives exec and its read and write copy, so ours is a
+    # duplicate made with close-on-exec and its own is closed.
+    device = pytun.TunTapDevice(name=name, flags=FLAGS)
+    try:
+        fd: int = fcntl.fcntl(device.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
+        return fd
+    finally:
+        device.close()
+
+
+def _create_by_ioctl(name: str) -> int:
+    fd = os.open(CLONE_DEVICE, os.O_RDWR)  # closed on exec: PEP 446
+    try:
+        request = struct.pack(f"{IFNAMSIZ}sH", name.encode(), FLAGS)
+        fcntl.ioctl(fd, TUNSETIFF, request.ljust(IFREQ_LENGTH, b"\0"))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _refused(name: str, error: OSError) -> DeviceError:
+    """The same error with what usually causes it and what mends it."""
+    number = error.errno or errno.EINVAL
+    if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return DeviceError(
+            CLONE_DEVICE,
+            number,
+            why="the kernel's TUN/TAP driver is not loaded, or its device node is missing (in a container)",
+            advice=f"sudo modprobe tun; or mkdir -p /dev/net && mknod {CLONE_DEVICE} c 10 200; "
+            f"or start the container with --device {CLONE_DEVICE}",
+        )
+    if number in (errno.EPERM, errno.EACCES):
+        return DeviceError(
+            CLONE_DEVICE,
+            number,
+            why="creating a TAP device needs CAP_NET_ADMIN",
+            advice="sudo weft run …; or start the container with --cap-add NET_ADMIN",
+        )
+    if number == errno.EBUSY:
+        return DeviceError(
+            name,
+            number,
+            why="another process holds this TAP device",
+            advice=f"find it with: grep -l 'iff:.*{name}$' /proc/[0-9]*/fdinfo/*; or choose another `device`",
+        )
+    if _exists(name):
+        return DeviceError(
+            name,
+            number,
+            why="the name belongs to a device that is no TAP, or to one made with several queues",
+            advice=f"look at it with: ip -d link show {name}; or choose another `device`",
+        )
+    return DeviceError(name, number, why=f"the kernel refused the TAP: {error.strerror or error}")
+
+
+def _exists(name: str) -> bool:
+    return any(name == other for _, other in socket.if_nameindex())
+
+
+def _tx_dropped(name: str) -> int | None:
+    """The device's tx_dropped, which is what tun_net_xmit() counts when its queue is full; None: gone."""
+    with DEVICE_TABLE.open(encoding="ascii", errors="replace") as table:
+        for line in table:
+            device, _, numbers = line.partition(":")
+            if device.strip() == name:
+                return int(numbers.split()[TX_DROPPED_COLUMN])
+    return None
+
+
+def _text(octets: bytes) -> str:
+    return octets.split(b"\0", 1)[0].decode(errors="replace")

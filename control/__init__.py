@@ -1,0 +1,1 @@
+"""Control programs: who is there, and what the tables must therefore hold."""

@@ -1,0 +1,404 @@
+"""What the daemon tells about itself: engine, tables and configuration turned into views.
+
+Nothing is kept for the views but the rates; they are made when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from control.membership.events import Refusal
+from control.membership.member import Member, state_word
+from control.network import ServedNetwork
+from control.operator.schema import Config
+from control.operator.views import (
+    FdbView,
+    FlowView,
+    GossipView,
+    HealthView,
+    MemberView,
+    NeighView,
+    NetworkView,
+    PeerCountsView,
+    PeerView,
+    RatesView,
+    RungsView,
+    StatusView,
+    TrafficView,
+    UnderlayView,
+    WatchEvent,
+)
+from control.watching import Clock, Events
+from overlay.addr import NetworkId, Vtep, VtepId, format_mac
+from overlay.fdb import Origin
+from overlay.tables import Tables
+from overlay.verdict import (
+    Deliver,
+    Drop,
+    DropReason,
+    Encapsulate,
+    Replicate,
+    Reply,
+    Verdict,
+)
+from tunnel.interfaces import Datapath, DatapathStatistics, VtepStatistics
+from tunnel.underlay import UdpUnderlay
+
+if TYPE_CHECKING:
+    from control.pool import Pool
+
+ELSEWHERE = NetworkId("")  # drops that belong to no network
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """Which engine carries, and why that one."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a daemon is made of, as far as it is shown.  `pool` is None with static peers only."""
+
+    version: str
+    engine: EngineChoice
+    tables: Tables
+    datapath: Datapath
+    networks: Mapping[NetworkId, ServedNetwork]
+    underlays: tuple[UdpUnderlay, ...]
+    pool: Pool | None
+    clock: Clock
+
+
+class Introspector:
+    """One daemon, seen from outside: `control.operator.api.Introspection`."""
+
+    def __init__(self, config: Config, parts: Parts, events: Events) -> None:
+        self.ready = False
+        self.missing_underlays: set[UdpUnderlay] = set()
+        self._config = config
+        self._parts = parts
+        self._events = events
+        self._started_at = parts.clock()
+        self._rates = Rates(parts.clock())
+
+    def use_config(self, config: Config) -> None:
+        """Shows this one from now on."""
+        self._config = config
+        self._events.publish("config", None, "configuration reloaded")
+
+    def tick(self, *, now: float) -> None:
+        """Once a second: what the rates are made of."""
+        self._rates.sample(self._parts.datapath.statistics(), now=now)
+
+    # ── The views ───────────────────────────────────────────────────────────────────────────────────────
+
+    def status(self) -> StatusView:
+        peers = self.peers()
+        return StatusView(
+            node=self._config.node.name,
+            version=self._parts.version,
+            engine=self._parts.engine.kind,
+            engine_reason=self._parts.engine.reason,
+            underlays=tuple(self._underlay(underlay) for underlay in self._parts.underlays),
+            networks=tuple(_network(network) for network in self._parts.networks.values()),
+            peers=PeerCountsView(
+                alive=sum(peer.state == "alive" for peer in peers),
+                suspect=sum(peer.state == "suspect" for peer in peers),
+                dead=sum(peer.state == "dead" for peer in peers),
+            ),
+            gossip=self._gossip(),
+            uptime_s=round(self._parts.clock() - self._started_at, 3),
+            rates=self._rates.view,
+            health=tuple(self.ailments()),
+        )
+
+    def peers(self) -> list[PeerView]:
+        """Static VTEPs and the pool's peers, each once; of a static one nothing worse than alive is known."""
+        exchanged = {(each.network, each.vtep): each for each in self._parts.datapath.statistics().vteps}
+        ports: dict[VtepId, Vtep] = {}  # a host may serve two networks on two ports: the first is shown
+        shares: dict[VtepId, list[VtepStatistics]] = {}
+        for network in self._parts.networks:
+            for vtep in self._parts.tables[network].vteps.values():
+                ports.setdefault(vtep.address, vtep)
+                shares.setdefault(vtep.address, []).append(exchanged[network, vtep.address])
+        peers = {str(address): _static_peer(ports[address], share) for address, share in shares.items()}
+        for member in self._pool_peers():
+            known = peers.get(member.endpoint.host)
+            if known is None:
+                known = PeerView(member.name, member.endpoint.host, "", (), 0, 0)
+            peers[member.endpoint.host] = replace(known, name=member.name, state=state_word(member.state))
+        return list(peers.values())
+
+    def _pool_peers(self) -> list[Member]:
+        """The pool's members with weft's tags, this node left out."""
+        pool = self._parts.pool
+        if pool is None:
+            return []
+        own = pool.core.ourselves.name
+        return [member for member in pool.members if member.is_peer and member.name != own]
+
+    def members(self) -> list[MemberView]:
+        pool = self._parts.pool
+        if pool is None:
+            return []
+        return [
+            MemberView(
+                name=member.name,
+                address=str(member.endpoint),
+                state=state_word(member.state),
+                incarnation=member.incarnation,
+                tags=dict(pool.core.tags(member.name)),
+            )
+            for member in pool.members
+        ]
+
+    def _gossip(self) -> GossipView | None:
+        pool = self._parts.pool
+        if pool is None:
+            return None
+        statistics = pool.core.statistics()
+        return GossipView(
+            address=str(pool.core.ourselves.endpoint),
+            encrypted=pool.is_encrypted,
+            members=statistics.alive,
+            health=statistics.health,
+            has_left=pool.has_left,
+            refused={
+                reason.name: statistics.refused[reason] for reason in Refusal if reason in statistics.refused
+            },
+        )
+
+    def fdb(self) -> list[FdbView]:
+        """Floods first, as all-zero MACs, the way `bridge fdb` shows them; then what is bound."""
+        shown = []
+        for network in self._parts.networks.values():
+            tables = self._parts.tables[network.id]
+            shown += [
+                _fdb_view(network, tables.vteps[vtep], "00:00:00:00:00:00", "permanent")
+                for vtep in tables.flood.vteps()
+            ]
+            for entry in tables.fdb.entries():
+                state, flags = _FDB_WORDS[entry.origin]
+                shown.append(
+                    _fdb_view(network, tables.vteps[entry.vtep], format_mac(entry.mac), state, flags)
+                )
+        return shown
+
+    def neighbors(self) -> list[NeighView]:
+        return [
+            NeighView(
+                ip=str(entry.address),
+                mac=format_mac(entry.mac),
+                dev=network.config.device,
+                state="REACHABLE" if entry.origin is Origin.LEARNED else "PERMANENT",
+            )
+            for network in self._parts.networks.values()
+            for entry in self._parts.tables[network.id].neighbors.entries()
+        ]
+
+    def flows(self) -> list[FlowView]:
+        now = self._parts.clock()
+        return [
+            FlowView(
+                network=flow.network,
+                direction=flow.direction.value,
+                src=format_mac(flow.key[6:12]),
+                dst=format_mac(flow.key[0:6]),
+                verdict=_in_words(flow.verdict),
+                frames=flow.frames,
+                octets=flow.octets,
+                idle_s=round(max(0.0, now - flow.used_at), 3),
+            )
+            for flow in self._parts.datapath.flows()
+        ]
+
+    def traffic(self) -> list[TrafficView]:
+        statistics = self._parts.datapath.statistics()
+        vteps = statistics.vteps
+        return [
+            TrafficView(
+                network=network,
+                egress_frames=sum(each.sent_frames for each in vteps if each.network == network),
+                egress_octets=sum(each.sent_octets for each in vteps if each.network == network),
+                ingress_frames=sum(each.received_frames for each in vteps if each.network == network),
+                ingress_octets=sum(each.received_octets for each in vteps if each.network == network),
+                fdb_entries=len(self._parts.tables[network].fdb),
+                flows=statistics.flows[network],
+            )
+            for network in self._parts.networks
+        ]
+
+    def drops(self) -> dict[NetworkId, dict[DropReason, int]]:
+        counted = self._parts.datapath.statistics().drops
+        return {ELSEWHERE if network is None else network: dict(each) for network, each in counted.items()}
+
+    def config(self) -> Config:
+        return self._config
+
+    def is_live(self) -> bool:
+        """The loop turned to answer this."""
+        return True
+
+    def is_ready(self) -> bool:
+        return self.ready and all(network.problem is None for network in self._parts.networks.values())
+
+    def watch(self) -> AsyncGenerator[WatchEvent, None]:
+        return self._events.subscribe()
+
+    # ── Health ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def ailments(self) -> Iterator[HealthView]:
+        """What is not as it should be, each with what mends it."""
+        for network in self._parts.networks.values():
+            if network.problem is not None:
+                yield HealthView(str(network.problem), network.problem.advice or "weft retries by itself")
+            if not self._parts.tables[network.id].vteps:
+                yield HealthView(
+                    f"network {network.id} has no peers", f'peers = ["…"] under [[network]] {network.id}'
+                )
+        for underlay in self.missing_underlays:
+            yield HealthView(
+                f"underlay address {underlay.address} is gone", f"ip addr add {underlay.address}/… dev …"
+            )
+        yield from self._pool_ailments()
+        yield from self._telling_drops()
+
+    def _pool_ailments(self) -> Iterator[HealthView]:
+        pool = self._parts.pool
+        if pool is None:
+            return
+        for text in pool.conflicts:
+            yield HealthView(f"name conflict: {text}", "give every node its own `name`")
+        for unwritten in pool.unwritten:
+            yield HealthView(f"not on disk: {unwritten}", unwritten.advice)
+        for name in pool.blocked:
+            port = pool.core.ourselves.endpoint.port
+            yield HealthView(f"{name} answers over TCP and not over UDP", f"open UDP port {port} towards it")
+        statistics = pool.core.statistics()
+        if statistics.health > 2:
+            yield HealthView(
+                f"this node answers gossip slowly (health score {statistics.health} of 7)",
+                "it is starved of CPU, or its network loses much",
+            )
+        if strange := statistics.refused.get(Refusal.WRONG_KEY):
+            text = f"{strange} gossip messages refused: {Refusal.WRONG_KEY.value}"
+            yield HealthView(text, "weft keys list, here and there: a node with other keys, or a stranger")
+
+    def _telling_drops(self) -> Iterator[HealthView]:
+        """Drops that usually mean a mistake in somebody's configuration."""
+        totals: dict[DropReason, int] = {}
+        for counts in self.drops().values():
+            for reason, count in counts.items():
+                totals[reason] = totals.get(reason, 0) + count
+        for reason, fix in _MISTAKES.items():
+            if totals.get(reason):
+                yield HealthView(f"{totals[reason]} frames dropped: {reason.value.split(' [')[0]}", fix)
+
+    @staticmethod
+    def _underlay(underlay: UdpUnderlay) -> UnderlayView:
+        ladder = underlay.ladder
+        return UnderlayView(
+            address=str(underlay.address),
+            device=underlay.device,
+            mtu=underlay.mtu,
+            rungs=RungsView(egress=ladder.egress(), ingress=ladder.ingress(), reason=ladder.explain()),
+        )
+
+
+_FDB_WORDS: dict[Origin, tuple[str, tuple[str, ...]]] = {
+    Origin.LEARNED: ("", ("self",)),
+    Origin.CONTROL: ("", ("extern_learn", "self")),
+    Origin.STATIC: ("permanent", ("self",)),
+}
+
+_MISTAKES: dict[DropReason, str] = {
+    DropReason.UNKNOWN_VTEP: "add the sender to `peers`, or find out who it is: weft watch",
+    DropReason.UNKNOWN_VNI: "a peer uses a VNI no network here has: compare `vni` on both sides",
+    DropReason.SPOOFED_SOURCE: "a MAC pinned to one place is used at another: weft fdb, weft watch",
+    DropReason.OWN_MAC: "our own MAC comes from the tunnel: a bridge loop, or a cloned machine",
+    DropReason.MTU_EXCEEDED: "frames are longer than the path carries: lower `mtu` on both sides",
+}
+
+
+def _static_peer(vtep: Vtep, shares: list[VtepStatistics]) -> PeerView:
+    return PeerView(
+        name=str(vtep.address),
+        underlay=str(vtep),
+        state="alive",
+        networks=tuple(each.network for each in shares),
+        rx_octets=sum(each.received_octets for each in shares),
+        tx_octets=sum(each.sent_octets for each in shares),
+    )
+
+
+def _network(network: ServedNetwork) -> NetworkView:
+    config = network.config
+    return NetworkView(
+        name=config.name,
+        mode=config.mode.value,
+        encap=config.encap.value,
+        vni=config.vni,
+        port=config.port,
+        device=config.device,
+        mtu=network.mtu,
+    )
+
+
+def _fdb_view(
+    network: ServedNetwork, vtep: Vtep, mac: str, state: str, flags: tuple[str, ...] = ("self",)
+) -> FdbView:
+    return FdbView(
+        mac=mac,
+        dst=str(vtep.address),
+        vni=network.config.vni,
+        ifname=network.config.device,
+        state=state,
+        flags=flags,
+        port=None if vtep.port == network.config.port else vtep.port,
+    )
+
+
+def _in_words(verdict: Verdict) -> str:
+    match verdict:
+        case Deliver():
+            return "deliver"
+        case Encapsulate(vtep):
+            return f"encapsulate {vtep}"
+        case Replicate():
+            return "replicate"
+        case Reply():
+            return "reply"
+        case Drop(reason):
+            return f"drop {reason.name}"
+
+
+class Rates:
+    """Traffic a second, over the time between two samples."""
+
+    def __init__(self, now: float) -> None:
+        self.view = RatesView()
+        self._sampled_at = now
+        self._totals = (0, 0, 0, 0, 0)
+
+    def sample(self, statistics: DatapathStatistics, *, now: float) -> None:
+        """Takes the totals; the view is what they grew by."""
+        totals = (
+            sum(each.sent_frames for each in statistics.vteps),
+            sum(each.sent_octets for each in statistics.vteps),
+            sum(each.received_frames for each in statistics.vteps),
+            sum(each.received_octets for each in statistics.vteps),
+            statistics.ledger.dropped,
+        )
+        elapsed = now - self._sampled_at
+        if elapsed <= 0:
+            return
+        # A VTEP that left takes its totals along: no rate is below zero for it.
+        grown = [max(0, after - before) / elapsed for before, after in zip(self._totals, totals, strict=True)]
+        self.view = RatesView(*(round(rate, 1) for rate in grown))
+        self._totals = totals
+        self._sampled_at = now

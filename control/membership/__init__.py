@@ -1,0 +1,1 @@
+"""Who is there: membership protocol cores (sans-IO) and their asyncio shell."""

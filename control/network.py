@@ -1,0 +1,189 @@
+"""One network as it is served: its device, its decisions, and their upkeep against the kernel.
+
+Everything here blocks for netlink: the daemon calls it before its loop turns, or from a thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from control.operator.schema import NetworkConfig
+from control.operator.schema import Strictness as ConfiguredStrictness
+from overlay.addr import IpAddress, Mac, NetworkId
+from overlay.bridge import Bridge, BridgePolicy
+from overlay.errors import DeviceError
+from overlay.tables import Tables
+from tunnel import netlink
+from tunnel.interfaces import Attachment, Strictness
+from tunnel.ladder import Feature
+from tunnel.mtu import Encap, overlay_mtu
+from tunnel.netlink import IpInterface
+from tunnel.tap import Tap, open_tap
+from tunnel.underlay import UdpUnderlay
+
+# Ours
+QUEUE_FRAMES = 1000  # txqueuelen of the TAP: bounds what the host may have waiting for us
+
+
+class ServedNetwork:
+    """A network with its device open.  The device goes when this is closed.
+
+    Attributes:
+        mtu: Octets of packet the device carries now.
+        problem: Why the device is not there, while it is not.
+    """
+
+    def __init__(self, config: NetworkConfig, tables: Tables, underlays: Sequence[UdpUnderlay]) -> None:
+        """Opens the device, up, its carrier still down and without addresses: see `announce`.
+
+        It is asked for super-frames where an underlay would carry what they are cut into.
+
+        Raises:
+            DeviceError: The device or one of its properties was refused; nothing is left behind.
+        """
+        self.config = config
+        self.mtu = device_mtu(config, underlays)
+        self.problem: DeviceError | None = None
+        self._super_frames = any(underlay.ladder.wants(Feature.TAP_GSO) for underlay in underlays) and any(
+            underlay.ladder.is_on(Feature.UDP_GSO) for underlay in underlays
+        )
+        # A persistent TAP is its maker's: it keeps its MAC, and after us has no address of ours.
+        self._is_found = netlink.link(config.device) is not None
+        self._added: set[IpInterface] = set()
+        self.device = self._open(mac=None if self._is_found else stable_mac(config, underlays[0].address))
+        for underlay in underlays:
+            underlay.ladder.probed(Feature.TAP_GSO, self._tap_obstacle())
+        tables.add_network(config.id)
+        self.bridge = Bridge(
+            BridgePolicy(
+                config.id,
+                own_mac=self.device.mac,
+                learning=config.learning,
+                flood=config.flood,
+                suppress=config.suppress,
+                fdb_max=config.fdb_max,
+            ),
+            tables,
+        )
+
+    @property
+    def id(self) -> NetworkId:
+        return self.config.id
+
+    def attachment(self, *, repairs: bool) -> Attachment:
+        """What an engine needs to carry it."""
+        if self.config.vni is None:
+            raise ValueError(f"expected a VNI for network {self.id}, found none")
+        return Attachment(
+            network=self.id,
+            vni=self.config.vni,
+            port=self.config.port,
+            device=self.device,
+            decider=self.bridge,
+            overlay_mtu=self.mtu,
+            strictness=(
+                Strictness.LINUX
+                if self.config.strictness is ConfiguredStrictness.LINUX
+                else Strictness.RFC7348
+            ),
+            suppresses=self.config.suppress,
+            repairs=repairs,
+        )
+
+    def restore(self, underlays: Sequence[UdpUnderlay]) -> Tap | None:
+        """Makes the device be as it must be again; the one it replaces, if it had to be another.
+
+        Idempotent.  A device that was deleted, renamed or moved away is made anew with its old address; one
+        that was set down, or lost its MAC, addresses or MTU, gets them back.  The one replaced is the
+        caller's to close, once nobody listens to it: a number closed before that is soon another's.
+
+        Raises:
+            DeviceError: It cannot be; the next call tries again.
+        """
+        self.mtu = device_mtu(self.config, underlays)
+        found = netlink.link(self.config.device)
+        own_mac = self.bridge.policy.own_mac
+        if found is not None and found.mac == self.device.mac:
+            self._ensure_link(mac=own_mac)
+            return None
+        replaced, self.device = self.device, self._open(mac=own_mac)
+        return replaced
+
+    def announce(self) -> None:
+        """Gives the device its carrier, then its addresses.  Idempotent.
+
+        In this order: a host that has the address sends at once, and what it sends to a device without
+        carrier is gone.  A lost ARP request is repeated after a second.
+
+        Raises:
+            DeviceError: An address was refused.
+            OSError: EBADFD, the device is gone again.
+        """
+        self.device.set_carrier(up=True)
+        self._added |= set(netlink.ensure_addresses(self.config.device, self.config.address))
+
+    def close(self) -> None:
+        """Takes the device down, its addresses and routes with it.  Idempotent."""
+        self.device.close()
+        if self._is_found:
+            netlink.remove_addresses(self.config.device, self._added)
+            self._added.clear()
+
+    def _tap_obstacle(self) -> str | None:
+        """What is in the way of super-frames at the device, or None."""
+        if self.device.offload_mask:
+            return None
+        return "this kernel" if self._super_frames else "no underlay sends segments"
+
+    def _open(self, *, mac: Mac | None) -> Tap:
+        device = open_tap(self.config.device, super_frames=self._super_frames)
+        try:
+            self._ensure_link(mac=mac)
+        except DeviceError:
+            device.close()
+            raise
+        return device
+
+    def _ensure_link(self, *, mac: Mac | None) -> None:
+        netlink.ensure_link(self.config.device, mtu=self.mtu, up=True, mac=mac, txqueuelen=QUEUE_FRAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class UnderlaySurvey:
+    """What the kernel says of an underlay address now; `mtu` None: the address is not there."""
+
+    underlay: UdpUnderlay
+    device: str | None
+    mtu: int | None
+
+
+def survey(underlays: Sequence[UdpUnderlay]) -> tuple[UnderlaySurvey, ...]:
+    """Looks for each underlay address: which device has it, and that device's MTU."""
+    own = {facts.address: facts.device for facts in netlink.addresses()}
+    found = []
+    for underlay in underlays:
+        device = own.get(underlay.address)
+        link = netlink.link(device) if device is not None else None
+        found.append(UnderlaySurvey(underlay, device, link.mtu if link is not None else None))
+    return tuple(found)
+
+
+def stable_mac(config: NetworkConfig, underlay: IpAddress) -> Mac:
+    """The device's address: the same after every restart, and another at every VTEP.
+
+    Hosts remember who has an IP, and for minutes VTEPs that suppress neighbor discovery answer for them: a
+    node that came back with a random MAC would be there and unheard.  A VTEP's address, port, VNI and device
+    are nobody else's on the overlay.
+    """
+    digest = hashlib.sha256(f"{underlay} {config.port} {config.vni} {config.device}".encode()).digest()
+    # IEEE 802-2014 section 8.2: the second bit says locally administered, the first a group.
+    return Mac(bytes([digest[0] & 0xFC | 0x02]) + digest[1:6])
+
+
+def device_mtu(config: NetworkConfig, underlays: Sequence[UdpUnderlay]) -> int:
+    """What the operator says, or what the narrowest underlay leaves after encapsulation."""
+    if config.mtu != "auto":
+        return config.mtu
+    return min(overlay_mtu(underlay.mtu, Encap.VXLAN, underlay.address.version) for underlay in underlays)

@@ -1,0 +1,1 @@
+"""What the operator touches: configuration, the local API, metrics, the command line."""

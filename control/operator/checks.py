@@ -1,0 +1,165 @@
+"""What no single key can tell: keys that contradict each other, two networks that want the same thing.
+
+Each check takes the typed configuration and yields findings; `config.load` reports them beside the
+problems of single keys.  `unsupported` is another question: a configuration can be right and this build
+unable to run it yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+
+from control.operator.fields import IPV6_MTU_MIN
+from control.operator.problems import Finding
+from control.operator.schema import Config, Encap, Engine, Mode, NetworkConfig
+from control.operator.toml_lines import TomlPath
+
+ROUTED_ONLY = ("network", "net_conf", "subnet", "founders", "subnet_file")
+
+
+def contradictions(config: Config) -> Iterator[Finding]:
+    """Every way in which the keys cannot all hold."""
+    yield from _duplicate_underlays(config)
+    for index, network in enumerate(config.networks):
+        at: TomlPath = ("network", index)
+        yield from _format(network, at)
+        yield from _own_addresses(network, at)
+        yield from _peers(config, network, at)
+        if network.mode is Mode.ROUTED:
+            yield from _subnets(network, at)
+    yield from _twice(config, "name", _chosen_name)
+    yield from _twice(config, "device", lambda network: f"device {network.device}")
+    yield from _twice(config, "vni", _wire_identity)
+    yield from _mixed_ports(config)
+
+
+def _duplicate_underlays(config: Config) -> Iterator[Finding]:
+    seen: set[object] = set()
+    for index, underlay in enumerate(config.node.underlay):
+        if underlay in seen:
+            yield Finding(("node", "underlay", index), f"{underlay} is listed twice")
+        seen.add(underlay)
+
+
+def _format(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
+    """Mode, encapsulation and the keys that belong to one of them only."""
+    if network.encap is Encap.FLANNEL_UDP and network.mode is Mode.BRIDGE:
+        yield Finding((*at, "encap"), 'expected mode = "routed" with flannel-udp, found bridge')
+    if network.encap is Encap.FLANNEL_UDP and network.vni is not None:
+        yield Finding((*at, "vni"), "expected no VNI: the flannel-udp format has no field for one")
+    if network.encap is Encap.VXLAN and network.vni is None:
+        yield Finding((*at, "vni"), "expected a VNI of 0 to 16777215, found nothing")
+    if network.mode is Mode.BRIDGE:
+        for key in ROUTED_ONLY:
+            if getattr(network, key):
+                yield Finding((*at, key), 'expected only with mode = "routed"')
+    carries_ipv6 = any(interface.version == 6 for interface in network.address)
+    if carries_ipv6 and isinstance(network.mtu, int) and network.mtu < IPV6_MTU_MIN:
+        yield Finding((*at, "mtu"), f"expected at least {IPV6_MTU_MIN}: the device has an IPv6 address")
+
+
+def _own_addresses(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
+    """An address that is its whole subnet's cannot be one device's."""
+    seen: set[object] = set()
+    for index, interface in enumerate(network.address):
+        subnet = interface.network
+        here = (*at, "address", index)
+        if interface.ip in seen:
+            yield Finding(here, f"{interface.ip} is listed twice")
+        seen.add(interface.ip)
+        if interface.version == 4 and subnet.num_addresses > 2:  # RFC 3021: a /31 has neither
+            if interface.ip == subnet.network_address:
+                yield Finding(here, f"{interface.ip} names the subnet {subnet}, not a host in it")
+            if interface.ip == subnet.broadcast_address:
+                yield Finding(here, f"{interface.ip} is the broadcast address of {subnet}")
+        whole = network.network
+        if whole is not None and interface.version == whole.version and interface.ip not in whole:
+            yield Finding(here, f"{interface.ip} is outside the network {whole}")
+
+
+def _peers(config: Config, network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
+    """A VTEP's identity is its address: two peers cannot share one, and ours is not a peer."""
+    ours = [own for own in config.node.underlay if isinstance(own, IPv4Address | IPv6Address)]
+    families = {own.version for own in ours} if len(ours) == len(config.node.underlay) else set()
+    seen: set[object] = set()
+    for index, peer in enumerate(network.peers):
+        here = (*at, "peers", index)
+        address = peer.vtep.address
+        if address in seen:
+            yield Finding(here, f"the peer {address} is listed twice")
+        seen.add(address)
+        if address in ours:
+            yield Finding(here, f"the peer {address} is this node's own underlay address")
+        elif families and address.version not in families:
+            yield Finding(here, f"the peer {address} is IPv{address.version} and no underlay address is")
+        if network.mode is Mode.BRIDGE and (peer.subnet or peer.mac):
+            key = "subnet" if peer.subnet else "mac"
+            yield Finding((*here, key), 'expected only with mode = "routed"')
+        if network.encap is Encap.FLANNEL_UDP and peer.mac and network.mode is Mode.ROUTED:
+            yield Finding((*here, "mac"), "expected no MAC: flannel-udp carries bare packets")
+
+
+def _subnets(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
+    """Each node's subnet lies in the network and overlaps no other."""
+    if network.network is None and network.net_conf is None:
+        yield Finding((*at, "network"), "expected the whole overlay's subnet, or net_conf, found neither")
+    if network.network is not None and network.net_conf is not None:
+        yield Finding((*at, "net_conf"), "expected network or net_conf, found both")
+    taken = [((*at, "subnet"), network.subnet)]
+    taken += [((*at, "peers", index, "subnet"), peer.subnet) for index, peer in enumerate(network.peers)]
+    for number, (here, subnet) in enumerate(taken):
+        if subnet is None:
+            continue
+        whole = network.network
+        if whole is not None and (
+            whole.version != subnet.version
+            or subnet.network_address not in whole
+            or subnet.prefixlen < whole.prefixlen
+        ):
+            yield Finding(here, f"{subnet} is outside the network {whole}")
+        for _, earlier in taken[:number]:
+            if earlier is not None and earlier.version == subnet.version and earlier.overlaps(subnet):
+                yield Finding(here, f"{subnet} overlaps {earlier}")
+
+
+def _twice(config: Config, key: str, identity: Callable[[NetworkConfig], str | None]) -> Iterator[Finding]:
+    """Two networks that claim one identity, which is the words it is told in."""
+    first: dict[str, int] = {}
+    for index, network in enumerate(config.networks):
+        claimed = identity(network)
+        if claimed is not None and first.setdefault(claimed, index) != index:
+            yield Finding(("network", index, key), f"{claimed} is taken by network[{first[claimed]}]")
+
+
+def _chosen_name(network: NetworkConfig) -> str | None:
+    """A name that only follows the device clashes when the device does; that is said there."""
+    return f"the name {network.name}" if network.name != network.device else None
+
+
+def _wire_identity(network: NetworkConfig) -> str | None:
+    """What a received datagram tells the network by: the port it came to, and the VNI in it."""
+    if network.encap is Encap.FLANNEL_UDP or network.vni is None:
+        return None
+    return f"VNI {network.vni} on port {network.port}"
+
+
+def _mixed_ports(config: Config) -> Iterator[Finding]:
+    """A port carries one format, and a flannel-udp port one network: nothing in a datagram says more."""
+    first: dict[int, NetworkConfig] = {}
+    for index, network in enumerate(config.networks):
+        other = first.setdefault(network.port, network)
+        if other is not network and Encap.FLANNEL_UDP in {other.encap, network.encap}:
+            why = f"port {network.port} is taken by network {other.name} ({other.encap})"
+            yield Finding(("network", index, "port"), why)
+
+
+def unsupported(config: Config) -> Iterator[Finding]:
+    """What this build cannot run yet, though it is written correctly."""
+    if config.node.engine is Engine.NATIVE:
+        yield Finding(("node", "engine"), "this build has no native engine yet", '"auto"')
+    for index, network in enumerate(config.networks):
+        if network.encap is Encap.FLANNEL_UDP:
+            yield Finding(("network", index, "encap"), "this build cannot carry flannel-udp yet")
+        elif network.mode is Mode.ROUTED:
+            yield Finding(("network", index, "mode"), "this build cannot route yet, only bridge", '"bridge"')

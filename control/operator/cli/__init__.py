@@ -1,0 +1,1 @@
+"""The `weft` command.  Commands that talk to the daemon import the API client and nothing of the daemon."""

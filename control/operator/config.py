@@ -1,0 +1,405 @@
+"""Reads the configuration: a file, `WEFT_…` variables and flags become one frozen `Config`.
+
+    default  <  file  <  variable  <  flag
+
+The four are laid over one another as plain values, each remembering where it came from, and only the
+result is checked; so every problem is reported together, at the place the operator wrote it.  A variable
+or a flag is text: it is turned into a number or a list here, and if it cannot be, it stays text and the
+check says what was expected.
+
+Read first: `schema` (the keys), then `checks` (keys that contradict each other).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import ValidationError
+
+from control.operator.checks import contradictions, unsupported
+from control.operator.fields import Range, is_name
+from control.operator.problems import DEFAULT, Finding, Origin, dotted, finding_of, problem
+from control.operator.schema import (
+    FLANNEL_UDP_PORT,
+    FLANNEL_VNI,
+    LINUX_VXLAN_PORT,
+    TABLES,
+    VXLAN_PORT,
+    ApiConfig,
+    Config,
+    Encap,
+    Engine,
+    GossipConfig,
+    Mode,
+    NetworkConfig,
+    NodeConfig,
+    OffloadConfig,
+    PeerConfig,
+    Strictness,
+    Switch,
+)
+from control.operator.toml_lines import TomlPath, key_lines
+from overlay.errors import ConfigError, Problem
+
+__all__ = [
+    "ApiConfig",
+    "Config",
+    "Encap",
+    "Engine",
+    "GossipConfig",
+    "Mode",
+    "NetworkConfig",
+    "NodeConfig",
+    "OffloadConfig",
+    "PeerConfig",
+    "Strictness",
+    "Switch",
+    "as_plain",
+    "check_supported",
+    "differences",
+    "keys",
+    "load",
+    "reload",
+]
+
+Document = dict[str, Any]
+
+FLAGS: Mapping[str, tuple[str, str]] = {
+    "name": ("node", "name"),
+    "underlay": ("node", "underlay"),
+    "engine": ("node", "engine"),
+    "workers": ("node", "workers"),
+    "socket": ("node", "socket"),
+    "state-dir": ("node", "state_dir"),
+    "log": ("node", "log"),
+    "mode": ("network", "mode"),
+    "encap": ("network", "encap"),
+    "vni": ("network", "vni"),
+    "port": ("network", "port"),
+    "device": ("network", "device"),
+    "address": ("network", "address"),
+    "mtu": ("network", "mtu"),
+    "network": ("network", "network"),
+    "subnet": ("network", "subnet"),
+    "peer": ("network", "peers"),
+    "gossip-bind": ("gossip", "bind"),
+    "join": ("gossip", "join"),
+    "keyring": ("gossip", "keyring"),
+}
+"""Flag → table and key."""
+
+_TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
+_TRUE = {"true", "yes", "on", "1"}
+_FALSE = {"false", "no", "off", "0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key, and the other two ways to set it.
+
+    Attributes:
+        flag: Without its dashes, or None.
+        variables: Looked at in this order; the first that is set and not empty counts.
+    """
+
+    table: str
+    name: str
+    flag: str | None
+    variables: tuple[str, ...]
+
+    @property
+    def path(self) -> TomlPath:
+        """Its place in a document of one network."""
+        return ("network", 0, self.name) if self.table == "network" else (self.table, self.name)
+
+
+@cache
+def keys() -> tuple[Key, ...]:
+    """Every key of the configuration, in the order of the file."""
+    flags = {place: flag for flag, place in FLAGS.items()}
+    return tuple(
+        Key(table, name, flag, tuple(_variables(table, name, flag)))
+        for table, model in TABLES.items()
+        for name in model.model_fields
+        for flag in [flags.get((table, name))]
+    )
+
+
+def load(path: str | Path | None, flags: Mapping[str, object], environ: Mapping[str, str]) -> Config:
+    """The effective configuration.
+
+    Args:
+        path: The TOML file, or None for variables and flags alone.
+        flags: By name, dashes or underscores alike; None and () mean not given.
+        environ: The process's environment.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    layers = _Layers()
+    if path is not None:
+        layers.add_file(Path(path))
+    layers.add_variables(environ)
+    layers.add_flags(flags)
+    layers.add_defaults()
+    config, findings = _check(layers.document)
+    problems = sorted(
+        {problem(finding, layers.origins): None for finding in [*layers.findings, *findings]},
+        key=lambda each: each.line or 0,
+    )
+    if problems or config is None:
+        raise ConfigError(*problems)
+    origins = {dotted(at): layers.origins.get(at, DEFAULT).text for at, _ in _leaves(as_plain(config))}
+    config.remember(origins, (path, dict(flags), dict(environ)))
+    return config
+
+
+def reload(config: Config) -> Config:
+    """The same file, flags and variables, read again.
+
+    Raises:
+        ConfigError: As `load`; the configuration in force is not touched.
+    """
+    return load(*config.sources)
+
+
+def differences(old: Config, new: Config) -> tuple[str, ...]:
+    """The keys (`network[0].peers`) whose values differ."""
+    before, after = dict(_leaves(as_plain(old))), dict(_leaves(as_plain(new)))
+    changed = [at for at in {**before, **after} if before.get(at) != after.get(at)]
+    return tuple(dotted(at) for at in changed)
+
+
+def check_supported(config: Config) -> None:
+    """Passes if this build can run the configuration.
+
+    Raises:
+        ConfigError: Naming each part it cannot run yet.
+    """
+    problems = [Problem(dotted(each.at), each.why, None, each.suggestion) for each in unsupported(config)]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def as_plain(config: Config) -> Document:
+    """The configuration as a TOML or JSON document; keys without a value are left out."""
+    return config.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class _Layers:
+    """The document as it grows, where each value came from, and what was wrong before any check."""
+
+    def __init__(self) -> None:
+        self.document: Document = {}
+        self.origins: dict[TomlPath, Origin] = {}
+        self.findings: list[Finding] = []
+
+    def add_file(self, path: Path) -> None:
+        text = _read(path)
+        self.document = _parse(path, text)
+        for at, line in key_lines(text).items():
+            self.origins[at] = Origin(f"{path}:{line}", line)
+
+    def add_variables(self, environ: Mapping[str, str]) -> None:
+        for key in keys():
+            variable = next((name for name in key.variables if environ.get(name)), None)
+            if variable is not None:
+                self._lay(key, environ[variable], Origin(variable))
+
+    def add_flags(self, flags: Mapping[str, object]) -> None:
+        given = {name.replace("_", "-"): value for name, value in flags.items() if value not in (None, ())}
+        for key in keys():
+            if key.flag in given:
+                self._lay(key, given.pop(key.flag), Origin(f"--{key.flag}"))
+        if given:
+            raise TypeError(f"no such flags: {', '.join(given)}")
+
+    def _lay(self, key: Key, value: object, origin: Origin) -> None:
+        """Over what is there.  A network's key needs a network to belong to: the only one, or a new one."""
+        if key.table == "network":
+            networks = self.document.setdefault("network", [{}])
+            if not isinstance(networks, list) or not networks or not isinstance(networks[0], dict):
+                return  # the file's own problem, reported as such
+            if len(networks) > 1:
+                why = f"expected one network, found {len(networks)} in the file: set {key.name} there"
+                self.origins[(origin.text,)] = origin
+                self.findings.append(Finding((origin.text,), why))
+                return
+            table = networks[0]
+        else:
+            table = self.document.setdefault(key.table, {})
+            if not isinstance(table, dict):
+                return
+        table[key.name] = _typed(value, TABLES[key.table], key.name)
+        self._forget_origins(key.path)
+        self.origins[key.path] = origin
+
+    def _forget_origins(self, at: TomlPath) -> None:
+        """The value written there before is gone, its items with it."""
+        for path in [path for path in self.origins if path[: len(at)] == at]:
+            del self.origins[path]
+
+    def add_defaults(self) -> None:
+        """Those that depend on the machine or on other keys; `schema` has the rest."""
+        node = self.document.setdefault("node", {})
+        if isinstance(node, dict):
+            node.setdefault("name", os.uname().nodename)
+        gossip = self.document.get("gossip", {})
+        if ("gossip",) not in self.origins and gossip and not {"bind", "join"} & gossip.keys():
+            why = "gossip is off: expected --gossip-bind or --join with it"
+            self.findings.append(Finding(("gossip", *sorted(gossip)[:1]), why))
+        networks = self.document.setdefault("network", [])
+        if networks == []:
+            self.findings.append(Finding(("network",), "expected a [[network]] table or --vni, found none"))
+        for index, network in enumerate(networks if isinstance(networks, list) else []):
+            if isinstance(network, dict):
+                _fill_network(network, index)
+
+
+def _fill_network(network: Document, index: int) -> None:
+    """What a network's other keys imply: name follows the device, port and VNI the format."""
+    is_routed = network.get("mode") == Mode.ROUTED
+    is_flannel_udp = network.get("encap") == Encap.FLANNEL_UDP
+    network.setdefault("device", f"flannel{index}" if is_flannel_udp else f"weft{index}")
+    network.setdefault("name", network["device"] if is_name(network["device"]) else f"network{index}")
+    routed_port = LINUX_VXLAN_PORT if is_routed else VXLAN_PORT
+    network.setdefault("port", FLANNEL_UDP_PORT if is_flannel_udp else routed_port)
+    if is_routed and not is_flannel_udp:
+        network.setdefault("vni", FLANNEL_VNI)
+
+
+def _check(document: Document) -> tuple[Config | None, list[Finding]]:
+    """The typed configuration and what is wrong with it.
+
+    Keys with a problem of their own are taken out and the rest is checked for contradictions all the
+    same, so that the operator hears of everything at once; but not about what was taken out.
+    """
+    try:
+        config = Config.model_validate(document)
+    except ValidationError as error:
+        findings = _once(finding_of(each) for each in error.errors(include_url=False))
+        spared = [_key_around(finding.at) for finding in findings]
+        rest = _without(document, spared)
+        if rest is None:
+            return None, findings
+        try:
+            config = Config.model_validate(rest)
+        except ValidationError:
+            return None, findings
+        found = [each for each in contradictions(config) if not any(_within(each.at, at) for at in spared)]
+        return None, findings + found
+    return config, list(contradictions(config))
+
+
+def _once(findings: Iterator[Finding]) -> list[Finding]:
+    return list(dict.fromkeys(findings))
+
+
+def _key_around(at: TomlPath) -> TomlPath:
+    """The whole key a problem lies in: `network[0].peers` for `network[0].peers[1].vtep`."""
+    return at[:3] if at[0] == "network" else at[:2]
+
+
+def _within(at: TomlPath, outer: TomlPath) -> bool:
+    return at[: len(outer)] == outer
+
+
+def _without(document: Document, paths: list[TomlPath]) -> Document | None:
+    """The document less these keys, or None: too little of it is left to make sense of."""
+    rest = deepcopy(document)
+    for path in paths:
+        if path[-1] in {"mode", "encap"} or (path[0] == "network" and len(path) < 3):
+            return None
+        table: Any = rest
+        for step in path[:-1]:
+            table = table[step]
+        table.pop(path[-1], None)
+    rest.setdefault("node", {}).setdefault("name", "unnamed")
+    for index, network in enumerate(rest["network"]):
+        _fill_network(network, index)
+    return rest
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise ConfigError(Problem(str(path), f"cannot be read: {error.strerror}")) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(Problem(str(path), "expected UTF-8 text, as TOML is", line)) from None
+
+
+def _parse(path: Path, text: str) -> Document:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(Problem(str(path), "arrays or tables are nested too deeply")) from None
+    except ValueError as error:  # TOMLDecodeError is one, and so is an integer of 5000 digits
+        place = _TOML_PLACE.search(str(error))
+        line = int(place[1]) if place and place[1] else None
+        why = _TOML_PLACE.sub("", str(error))
+        raise ConfigError(Problem(str(path), f"not TOML: {why[:1].lower()}{why[1:]}", line)) from None
+
+
+def _variables(table: str, name: str, flag: str | None) -> Iterator[str]:
+    """`WEFT_` and the table and the key; for a key with a flag also `WEFT_` and the flag."""
+    yield f"WEFT_{table}_{name}".upper()
+    if flag is not None and f"{table}-{name}" != flag:
+        yield f"WEFT_{flag.replace('-', '_')}".upper()
+
+
+def _typed(value: object, model: type[Any], name: str) -> object:
+    """A variable's or a flag's text as the document would hold it; what does not fit stays text."""
+    field = model.model_fields[name]
+    if get_origin(field.annotation) is tuple:
+        items = _split(value) if isinstance(value, str) else value
+        return [_table_or_text(item) for item in items] if isinstance(items, list | tuple) else items
+    if not isinstance(value, str):
+        return value
+    if field.annotation is bool:
+        word = value.lower()
+        return True if word in _TRUE else False if word in _FALSE else value
+    if any(isinstance(each, Range) for each in [*field.metadata, *_annotations(field.annotation)]):
+        return int(value) if re.fullmatch("[0-9]{1,18}", value) else value
+    return value
+
+
+def _split(text: str) -> object:
+    """A list written `a,b`, or as TOML writes it: `["a", "b"]`."""
+    if text.lstrip().startswith("["):
+        return _toml_value(text)
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _table_or_text(item: object) -> object:
+    """A peer of a routed network is a table: `{vtep = "192.0.2.2", subnet = "10.5.2.0/24"}`."""
+    return _toml_value(item) if isinstance(item, str) and item.lstrip().startswith("{") else item
+
+
+def _toml_value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text
+
+
+def _annotations(annotation: object) -> Iterator[object]:
+    for argument in get_args(annotation):
+        yield from getattr(argument, "__metadata__", ())
+
+
+def _leaves(document: Mapping[str, Any]) -> Iterator[tuple[TomlPath, object]]:
+    """Every key with its value, tables opened, lists kept whole."""
+    for table, content in document.items():
+        for index, item in enumerate(content) if isinstance(content, list) else [(None, content)]:
+            at: TomlPath = (table,) if index is None else (table, index)
+            yield from (((*at, name), value) for name, value in item.items())

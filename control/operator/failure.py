@@ -1,0 +1,81 @@
+"""How a command ends when it cannot do what was asked: three lines for a person, one code for a script.
+
+    weft: error: cannot open /dev/net/tun: Permission denied
+      why: creating a TAP device needs CAP_NET_ADMIN
+      try: sudo weft run …
+
+`overlay.errors` says whose fault something is; here that becomes what the operator reads and what the
+shell gets.  A `Failure` is not a `WeftError`: nobody handles it, it is what is left to say at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from enum import IntEnum
+
+from overlay.errors import ConfigError, DatapathUnavailableError, DeviceError, Problem, WeftError
+
+
+class ExitCode(IntEnum):
+    """What the shell gets."""
+
+    OK = 0
+    CHECK_FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    PERMISSION = 4
+    NO_SUCH_OBJECT = 5
+    TIME_OUT = 6
+    INTERRUPTED = 130
+
+
+class Failure(Exception):  # noqa: N818 - the end of a command, not an error of weft's
+    """What could not be done, why, and what to do about it."""
+
+    def __init__(
+        self,
+        error: str,
+        *,
+        why: str | Sequence[str] = (),
+        advice: str = "",
+        code: ExitCode = ExitCode.USAGE,
+    ) -> None:
+        super().__init__(error)
+        self.error = error
+        self.reasons = (why,) if isinstance(why, str) and why else tuple(why)
+        self.advice = advice
+        self.code = code
+
+    def as_text(self) -> str:
+        """The three lines; a configuration with several problems has one `why` each."""
+        lines = [f"weft: error: {self.error}"]
+        lines += [f"  why: {reason}" for reason in self.reasons]
+        lines += [f"  try: {self.advice}"] if self.advice else []
+        return "\n".join(lines)
+
+    def as_data(self) -> dict[str, str]:
+        """The data of weft.error/1."""
+        return {"error": self.error, "why": "\n".join(self.reasons), "try": self.advice}
+
+
+def failure_of(error: WeftError) -> Failure:
+    """The error as the operator is told of it."""
+    match error:
+        case ConfigError():
+            return _configuration(error.problems)
+        case DeviceError():
+            refused = error.errno in (errno.EPERM, errno.EACCES)
+            code = ExitCode.PERMISSION if refused else ExitCode.USAGE
+            return Failure(str(error), why=error.why, advice=error.advice, code=code)
+        case DatapathUnavailableError():
+            return Failure(str(error), why=error.why, advice="weft run --engine python")
+        case _:
+            return Failure(str(error))
+
+
+def _configuration(problems: Sequence[Problem]) -> Failure:
+    count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+    reasons = [str(problem) for problem in problems]
+    advice = "mend each line above; `weft config schema` lists every key"
+    return Failure(f"the configuration has {count}", why=reasons, advice=advice)

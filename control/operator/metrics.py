@@ -1,0 +1,126 @@
+"""The daemon's counters as Prometheus reads them: asked for at the moment of the scrape, kept nowhere.
+
+prometheus-client's own counters take a lock for every increment; weft counts in plain integers where
+the frames are and shows those.  A collector is handed to the library for each scrape, so there is no
+registry to fall out of step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from control.membership.events import Refusal
+from overlay.verdict import DropReason
+
+if TYPE_CHECKING:
+    from control.operator.api import Introspection
+
+
+def exposition(daemon: Introspection, accept: str) -> tuple[bytes, str]:
+    """The body of one scrape and its content type, in the format the scraper's Accept header prefers."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Views(daemon))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+class _Views(Collector):
+    """Every metric, made from the same views the tables are printed from."""
+
+    def __init__(self, daemon: Introspection) -> None:
+        self._daemon = daemon
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing ahead of time: the registry would otherwise scrape once when it is made."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._node()
+        yield from self._underlays()
+        yield from self._traffic()
+        yield self._drops()
+        yield from self._gossip()
+        yield self._peers()
+
+    def _node(self) -> Iterator[Metric]:
+        status = self._daemon.status()
+        labels = {"node": status.node, "version": status.version, "engine": status.engine}
+        yield InfoMetricFamily("weft", "This node, its version and the engine that carries.", labels)
+        yield GaugeMetricFamily("weft_uptime_seconds", "Since the daemon started.", status.uptime_s)
+        yield GaugeMetricFamily("weft_ready", "1 if every network carries.", int(self._daemon.is_ready()))
+        yield GaugeMetricFamily("weft_health_problems", "Lines in the health block.", len(status.health))
+        peers = GaugeMetricFamily("weft_peers", "Peers by state.", labels=["state"])
+        for state in ("alive", "suspect", "dead"):
+            peers.add_metric([state], getattr(status.peers, state))
+        yield peers
+
+    def _underlays(self) -> Iterator[Metric]:
+        labels = ["address", "device", "direction", "rung"]
+        rungs = GaugeMetricFamily("weft_rung", "1 for the offload rung in use.", labels=labels)
+        mtus = GaugeMetricFamily(
+            "weft_underlay_mtu_octets", "The underlay's MTU.", labels=["address", "device"]
+        )
+        for underlay in self._daemon.status().underlays:
+            place = [underlay.address, underlay.device]
+            rungs.add_metric([*place, "egress", underlay.rungs.egress], 1)
+            rungs.add_metric([*place, "ingress", underlay.rungs.ingress], 1)
+            mtus.add_metric(place, underlay.mtu)
+        yield rungs
+        yield mtus
+
+    def _traffic(self) -> Iterator[Metric]:
+        labels = ["network", "direction"]
+        frames = CounterMetricFamily("weft_frames", "Frames carried.", labels=labels)
+        octets = CounterMetricFamily("weft_octets", "Octets of frames carried.", labels=labels)
+        fdb = GaugeMetricFamily("weft_fdb_entries", "MACs known to be behind a VTEP.", labels=["network"])
+        flows = GaugeMetricFamily("weft_flows", "Verdicts remembered.", labels=["network"])
+        for traffic in self._daemon.traffic():
+            frames.add_metric([traffic.network, "egress"], traffic.egress_frames)
+            frames.add_metric([traffic.network, "ingress"], traffic.ingress_frames)
+            octets.add_metric([traffic.network, "egress"], traffic.egress_octets)
+            octets.add_metric([traffic.network, "ingress"], traffic.ingress_octets)
+            fdb.add_metric([traffic.network], traffic.fdb_entries)
+            flows.add_metric([traffic.network], traffic.flows)
+        yield from (frames, octets, fdb, flows)
+
+    def _drops(self) -> Metric:
+        """Every reason from the start, also at zero: a rate needs the sample before the first drop."""
+        drops = CounterMetricFamily("weft_drops", "Frames dropped, by reason.", labels=["network", "reason"])
+        for network, counts in self._daemon.drops().items():
+            for reason in DropReason:
+                drops.add_metric([network, reason.name], counts.get(reason, 0))
+        return drops
+
+    def _gossip(self) -> Iterator[Metric]:
+        """Nothing where gossip is off."""
+        gossip = self._daemon.status().gossip
+        if gossip is None:
+            return
+        states = Counter(member.state for member in self._daemon.members())
+        members = GaugeMetricFamily("weft_members", "Members of the pool by state.", labels=["state"])
+        for state in ("alive", "suspect", "dead", "left"):
+            members.add_metric([state], states[state])
+        yield members
+        yield GaugeMetricFamily("weft_gossip_health", "Lifeguard's score: 0 well, 7 worst.", gossip.health)
+        refused = CounterMetricFamily("weft_gossip_refused", "Gossip without effect.", labels=["reason"])
+        for reason in Refusal:
+            refused.add_metric([reason.name], gossip.refused.get(reason.name, 0))
+        yield refused
+
+    def _peers(self) -> Metric:
+        labels = ["peer", "underlay", "direction"]
+        octets = CounterMetricFamily(
+            "weft_peer_octets", "Octets of datagrams to and from a peer.", labels=labels
+        )
+        for peer in self._daemon.peers():
+            octets.add_metric([peer.name, peer.underlay, "rx"], peer.rx_octets)
+            octets.add_metric([peer.name, peer.underlay, "tx"], peer.tx_octets)
+        return octets

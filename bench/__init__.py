@@ -1,0 +1,1 @@
+"""The bench stages and measures: topologies in namespaces, scenarios, records."""

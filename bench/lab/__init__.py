@@ -1,0 +1,1 @@
+"""Topologies from one declarative description: in network namespaces, or simulated in one process."""

@@ -1,0 +1,241 @@
+"""Runs a plan: underlay by underlay, scenario by scenario, round by round.
+
+In a round every forwarder has one turn, and every other round goes backwards: A B C, C B A, A B C, …  So any
+two of them form the pairs A B, B A, A B, … that cancel a machine's slow drift, and all share one baseline.
+With two forwarders these are ABBA pairs, side by side in time.  The baseline has a second turn at the far end
+of each round: its ratio to itself is the noise that every other ratio has too.
+
+A run that fails is put on record with its reason, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from bench.forwarders import Forwarder
+from bench.lab.commands import LabError
+from bench.lab.topology import UnderlayKind
+from bench.meter import Meter, resident_octets
+from bench.record import AGAIN, Entry, Record, Run
+from bench.scenarios import SETTLE_S, Outcome, Scenario, Situation
+from bench.stage import Overlay, Stage
+
+# Ours
+REDO_MOST = 3  # runs with stolen time, before giving up on one
+IDLE_LOOK_S = 2.0
+STAGE_COST_S = 5.0
+BASELINES = ("kernel", "bare")
+OFFLOADS_KEPT = (
+    *("tcp-segmentation-offload", "generic-receive-offload", "tx-udp-segmentation"),
+    *("tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation", "rx-udp-gro-forwarding"),
+)
+
+Contender = tuple[str, Overlay]
+"""The name its runs bear, and what runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run."""
+
+    suite: str
+    underlays: tuple[UnderlayKind, ...]
+    scenarios: tuple[Scenario, ...]
+    forwarders: tuple[Forwarder, ...]
+    pairs: int
+    seconds: float
+
+    def rounds(self, scenario: Scenario) -> int:
+        return min(self.pairs, scenario.most_rounds or self.pairs)
+
+    def cost(self) -> float:
+        """Seconds it takes if every forwarder is there."""
+        turns = len(self.forwarders) + 1
+        runs = sum(self.rounds(each) * turns * each.cost(self.seconds) for each in self.scenarios)
+        return len(self.underlays) * (runs + STAGE_COST_S)
+
+
+class Watch(Protocol):
+    """Is told how it goes."""
+
+    def doing(self, what: str) -> None:
+        """What begins now."""
+        ...
+
+    def done(self, seconds: float) -> None:
+        """So many of the plan's seconds are behind us, however long they took."""
+        ...
+
+
+def perform(plan: Plan, record: Record, watch: Watch, checkpoint: Callable[[], None]) -> None:
+    """Fills the record; what is interrupted stays marked as partial.
+
+    Args:
+        checkpoint: Called after every scenario, and at the end whatever happened.
+
+    Raises:
+        LabError: A stage could not be built.
+    """
+    try:
+        for underlay in plan.underlays:
+            for nodes in sorted({scenario.nodes for scenario in plan.scenarios}):
+                _perform_on_stage(plan, record, watch, checkpoint, Stage(underlay, nodes=nodes))
+        record.partial = False
+    finally:
+        record.ended_at = utc_now()
+        checkpoint()
+
+
+def _perform_on_stage(
+    plan: Plan, record: Record, watch: Watch, checkpoint: Callable[[], None], unbuilt: Stage
+) -> None:
+    underlay = unbuilt.kind.value
+    scenarios = [scenario for scenario in plan.scenarios if scenario.nodes == unbuilt.size]
+    watch.doing(f"{underlay}: {unbuilt.size} nodes")
+    with unbuilt as stage:
+        overlays = _set_up(plan, record, watch, stage)
+        record.stages[f"{underlay}, {stage.size} nodes"] = {
+            "mtu": stage.mtu,
+            "offloads": {name: state for name, state in stage.offloads().items() if name in OFFLOADS_KEPT},
+            "idle_daemons_percent": _idle_percent(list(overlays.values())),
+        }
+        watch.done(STAGE_COST_S)
+        for scenario in scenarios:
+            for run in _runs(plan, scenario, contenders(overlays, scenario), watch, underlay):
+                record.runs.append(run)
+            watch.done(_left_out(plan, scenario, overlays))
+            checkpoint()
+        _note_growth(record, stage, overlays)
+
+
+def _set_up(plan: Plan, record: Record, watch: Watch, stage: Stage) -> dict[str, Overlay]:
+    """The forwarders that carry on this stage, by name; an entry for each that does not, saying why."""
+    overlays: dict[str, Overlay] = {}
+    for number, forwarder in enumerate(plan.forwarders, start=1):
+        watch.doing(f"{stage.kind.value}: starting {forwarder.title}")
+        why: str | None = None
+        facts: dict[str, object] = {}
+        try:
+            overlay = _start(forwarder, stage, number)
+            facts = dict(overlay.facts()) | {"mtu": overlay.mtu, "resident_mb": _resident_mb(overlay)}
+            overlays[forwarder.name] = overlay
+        except LabError as error:
+            why = str(error)
+        record.entries.append(
+            Entry(stage.kind.value, stage.size, forwarder.name, forwarder.title, why, facts)
+        )
+    return overlays
+
+
+def _start(forwarder: Forwarder, stage: Stage, number: int) -> Overlay:
+    """The overlay, carrying.
+
+    Raises:
+        LabError: It cannot run here, or did not start; nothing of it is left then.
+    """
+    if (why_not := forwarder.why_not()) is not None:
+        raise LabError(why_not)
+    overlay = forwarder.build(stage, number)
+    if overlay.most_nodes is not None and stage.size > overlay.most_nodes:
+        raise LabError(f"not measured with {stage.size} nodes")
+    try:
+        overlay.start()
+    except LabError:
+        overlay.stop_quietly()
+        raise
+    return overlay
+
+
+def contenders(overlays: dict[str, Overlay], scenario: Scenario) -> list[Contender]:
+    """Who has a turn in a round, in the order of even rounds: the baseline is first, and last once more."""
+    order = sorted(overlays.items(), key=lambda item: BASELINES.index(item[0]) if item[0] in BASELINES else 9)
+    if order and not scenario.is_alone:
+        name, overlay = order[0]
+        order.append((name + AGAIN, overlay))
+    return order
+
+
+def turns(order: Sequence[Contender], rounds: int) -> Iterator[tuple[int, Contender]]:
+    """Round after round, every other one backwards."""
+    for number in range(rounds):
+        for contender in reversed(order) if number % 2 else order:
+            yield number, contender
+
+
+def _runs(
+    plan: Plan, scenario: Scenario, order: Sequence[Contender], watch: Watch, underlay: str
+) -> Iterator[Run]:
+    rounds = plan.rounds(scenario)
+    for number, (name, overlay) in turns(order, rounds):
+        watch.doing(f"{underlay}: {scenario.title}, round {number + 1} of {rounds}, {name}")
+        situation = Situation(overlay, plan.seconds, is_odd=bool(number % 2))
+        redone = 0
+        try:
+            overlay.ensure_running()
+            outcome = scenario.run(situation)
+            while outcome.usage.shows_steal and redone < REDO_MOST:
+                redone += 1
+                outcome = scenario.run(situation)
+            if outcome.usage.shows_steal:
+                raise LabError(f"time was stolen in each of {REDO_MOST + 1} runs: {outcome.usage.stolen:.1%}")
+            yield Run(underlay, scenario.name, name, number, measures_of(outcome), redone)
+        except LabError as error:
+            yield Run(underlay, scenario.name, name, number, redone=redone, error=str(error))
+        watch.done(scenario.cost(plan.seconds))
+
+
+def measures_of(outcome: Outcome) -> dict[str, float]:
+    """The scenario's own figures, and what the run cost by octet and by frame."""
+    usage = outcome.usage
+    measures = dict(outcome.measures)
+    measures |= {"cpu_s": usage.cpu_s, "daemon_cpu_s": usage.daemon_cpu_s, "stolen": usage.stolen}
+    if outcome.octets and outcome.frames:
+        measures["cpu_s_per_gb"] = usage.cpu_s / (outcome.octets / 1e9)
+        measures["cpu_s_per_mframe"] = usage.cpu_s / (outcome.frames / 1e6)
+    writes = sum(work.writes for work in usage.daemons)
+    if outcome.frames and writes:
+        measures["frames_per_write"] = outcome.frames / writes
+    return {name: float(f"{value:.6g}") for name, value in measures.items()}
+
+
+def _left_out(plan: Plan, scenario: Scenario, overlays: dict[str, Overlay]) -> float:
+    """The plan's seconds for turns that nobody takes."""
+    turns_planned = len(plan.forwarders) + 1
+    turns_taken = len(contenders(overlays, scenario))
+    return plan.rounds(scenario) * (turns_planned - turns_taken) * scenario.cost(plan.seconds)
+
+
+def _idle_percent(overlays: Sequence[Overlay]) -> float:
+    """Of one core, for all daemons of the stage together."""
+    pids = [pid for overlay in overlays for index in range(overlay.stage.size) for pid in overlay.pids(index)]
+    meter = Meter([pids])
+    time.sleep(SETTLE_S)
+    meter.start()
+    time.sleep(IDLE_LOOK_S)
+    meter.stop()
+    return round(100 * meter.usage.daemon_cpu_s / meter.usage.seconds, 2)
+
+
+def _note_growth(record: Record, stage: Stage, overlays: dict[str, Overlay]) -> None:
+    """Puts each daemon's memory after all the traffic beside what it was before."""
+    for position, entry in enumerate(record.entries):
+        is_here = (entry.underlay, entry.nodes) == (stage.kind.value, stage.size)
+        if is_here and entry.name in overlays:
+            after = {"resident_mb_after": _resident_mb(overlays[entry.name])}
+            facts = {**entry.facts, **after}
+            record.entries[position] = Entry(
+                entry.underlay, entry.nodes, entry.name, entry.title, entry.why, facts
+            )
+
+
+def _resident_mb(overlay: Overlay) -> float:
+    return round(sum(resident_octets(pid) for pid in overlay.pids(0)) / 1e6, 1)
+
+
+def utc_now() -> str:
+    """To the second, as ISO 8601 writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

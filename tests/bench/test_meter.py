@@ -1,0 +1,81 @@
+"""What the kernel writes of processors and processes is read by the right columns."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.meter import (
+    TICKS_A_SECOND,
+    Meter,
+    machine_time,
+    parse_machine_time,
+    parse_process_calls,
+    parse_process_cpu,
+    parse_resident,
+    resident_octets,
+    work_of,
+)
+
+NO_SUCH_PROCESS = 2**22 + 1  # above the largest process id there can be
+
+
+def test_busy_time_leaves_out_waiting_and_what_was_stolen() -> None:
+    #                     user nice system idle iowait irq softirq steal guest guest_nice
+    found = parse_machine_time("cpu  100 20 300 4000 500 6 70 80 90 9\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
+    assert found.busy_s == pytest.approx((100 + 20 + 300 + 6 + 70) / TICKS_A_SECOND)
+    assert found.stolen_s == pytest.approx(80 / TICKS_A_SECOND)
+    assert found.total_s == pytest.approx((100 + 20 + 300 + 4000 + 500 + 6 + 70 + 80) / TICKS_A_SECOND)
+
+
+def test_a_process_may_be_called_anything() -> None:
+    fields = " ".join(str(number) for number in range(4, 53))
+    text = f"7 (a) b) R (c) S {fields}"
+    assert parse_process_cpu(text) == pytest.approx((14 + 15) / TICKS_A_SECOND)
+
+
+def test_calls_are_counted_and_not_octets() -> None:
+    assert parse_process_calls("rchar: 1\nwchar: 2\nsyscr: 3\nsyscw: 4\nread_bytes: 5\n") == (3, 4)
+
+
+def test_resident_memory_is_in_octets() -> None:
+    assert parse_resident("Name:\tx\nVmHWM:\t9 kB\nVmRSS:\t    2048 kB\n") == 2048 * 1024
+    assert parse_resident("Name:\tkthread\n") == 0
+
+
+def test_the_meter_sees_this_process_work() -> None:
+    meter = Meter([[os.getpid()], []])
+    meter.start()
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+    Path("/proc/self/stat").read_text()
+    meter.stop()
+    ours, nobody = meter.usage.daemons
+    assert ours.cpu_s >= 0.08
+    assert ours.reads > 0
+    assert (nobody.cpu_s, nobody.reads, nobody.writes) == (0, 0, 0)
+    assert meter.usage.daemon_cpu_s == ours.cpu_s
+    assert meter.usage.cpu_s >= 0.08
+    assert 0 <= meter.usage.stolen <= 1
+
+
+def test_a_process_that_is_gone_counts_nothing() -> None:
+    assert work_of([NO_SUCH_PROCESS]).cpu_s == 0
+    assert resident_octets(NO_SUCH_PROCESS) == 0
+    assert resident_octets(os.getpid()) > 1_000_000
+
+
+def test_a_meter_that_was_not_started_says_so() -> None:
+    with pytest.raises(RuntimeError, match="start"):
+        Meter([]).stop()
+    with pytest.raises(RuntimeError, match="start"):
+        _ = Meter([]).usage
+
+
+def test_the_machine_has_been_busy() -> None:
+    now = machine_time()
+    assert 0 < now.busy_s < now.total_s

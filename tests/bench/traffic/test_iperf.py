@@ -1,0 +1,35 @@
+"""iperf3's reports are read by the keys that say what arrived."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.traffic.iperf import parse_tcp_run
+
+
+def total(octets: int, seconds: float = 2.0, **more: int) -> dict[str, float]:
+    return {"bytes": octets, "seconds": seconds, "bits_per_second": 1.0, **more}
+
+
+def test_what_was_received_counts_and_not_what_was_sent() -> None:
+    found = parse_tcp_run({"end": {"sum_sent": total(900, retransmits=7), "sum_received": total(500)}})
+    assert (found.octets, found.seconds, found.retransmits) == (500, 2.0, 7)
+    assert found.gbit_s == pytest.approx(500 * 8 / 2 / 1e9)
+
+
+def test_both_ways_are_added_up() -> None:
+    found = parse_tcp_run(
+        {
+            "end": {
+                "sum_sent": total(900, retransmits=7),
+                "sum_received": total(500),
+                "sum_sent_bidir_reverse": total(800, retransmits=2),
+                "sum_received_bidir_reverse": total(300),
+            }
+        }
+    )
+    assert (found.octets, found.retransmits) == (800, 9)
+
+
+def test_no_time_is_no_rate() -> None:
+    assert parse_tcp_run({"end": {"sum_sent": total(0), "sum_received": total(0, 0.0)}}).gbit_s == 0

@@ -1,0 +1,43 @@
+"""What the tables must hold is a pure function of what the operator says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from control.intent.desired import DesiredNetwork, desired
+from overlay.addr import NetworkId, Vtep
+
+A, B = Vtep(ip_address("192.0.2.2"), 4789), Vtep(ip_address("2001:db8::3"), 8472)
+
+
+@dataclass(frozen=True)
+class Intent:
+    id: NetworkId
+    vteps: tuple[Vtep, ...] = ()
+
+
+LAB, OTHER = NetworkId("lab"), NetworkId("other")
+
+
+def test_every_static_vtep_is_known_and_flooded_to_in_the_operators_order() -> None:
+    wanted = desired([Intent(LAB, (B, A))])
+    assert wanted == {LAB: DesiredNetwork(vteps={B.address: B, A.address: A}, flood=(B.address, A.address))}
+    assert list(wanted[LAB].vteps) == [B.address, A.address]
+
+
+def test_of_a_vtep_named_twice_the_last_port_counts_and_one_copy_is_sent() -> None:
+    moved = Vtep(A.address, 8472)
+    wanted = desired([Intent(LAB, (A, B, moved))])[LAB]
+    assert wanted.vteps[A.address] == moved
+    assert wanted.flood == (A.address, B.address)
+
+
+def test_networks_are_wanted_apart() -> None:
+    wanted = desired([Intent(LAB, (A,)), Intent(OTHER, (B,))])
+    assert (set(wanted[LAB].vteps), set(wanted[OTHER].vteps)) == ({A.address}, {B.address})
+
+
+def test_a_network_without_peers_wants_nothing_and_is_still_wanted() -> None:
+    assert desired([Intent(LAB)]) == {LAB: DesiredNetwork()}
+    assert desired([]) == {}

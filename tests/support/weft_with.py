@@ -1,0 +1,56 @@
+"""The `weft` command with an audit, and with a constant changed: what a test of a real daemon may need.
+
+    python tests/support/weft_with.py [tunnel.offload.GUESS_MTU=1450 …] -- run --name n1 …
+
+The audit: when the engine closes, its ledger must balance, before it lets go of what it holds and after.
+If it does not, the process says so and exits with UNBALANCED, whatever the daemon wanted to exit with.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from control.operator.cli.main import weft
+from tunnel.pydatapath import PythonDatapath
+
+UNBALANCED = 99
+
+_audited: list[bool] = []
+_close = PythonDatapath.close
+
+
+def close_audited(engine: PythonDatapath) -> None:
+    """`PythonDatapath.close` between two looks at the ledger."""
+    _audit(engine, "before closing")
+    _close(engine)
+    _audit(engine, "after closing")
+
+
+def _audit(engine: PythonDatapath, when: str) -> None:
+    ledger = engine.statistics().ledger
+    _audited.append(ledger.balances)
+    if not ledger.balances:
+        sys.stderr.write(f"{when}: {ledger}\n")
+
+
+def change(assignment: str) -> None:
+    """Sets a constant (`module.NAME=5`) to a whole number."""
+    place, _, value = assignment.partition("=")
+    module, _, name = place.rpartition(".")
+    found = importlib.import_module(module)
+    getattr(found, name)  # a constant that is not there must not be invented
+    setattr(found, name, int(value))
+
+
+def main(arguments: list[str]) -> None:
+    split = arguments.index("--")
+    for assignment in arguments[:split]:
+        change(assignment)
+    setattr(PythonDatapath, "close", close_audited)  # noqa: B010  (mypy forbids the plain form)
+    code = weft.main(arguments[split + 1 :], standalone_mode=False)
+    sys.exit(code if all(_audited) else UNBALANCED)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

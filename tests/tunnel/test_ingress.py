@@ -1,0 +1,426 @@
+"""Rung 1 on the way in: what one read gives is taken apart, each datagram judged, neighbours written as one.
+
+`tests/tunnel/test_pydatapath.py` has what holds on every rung, `tests/tunnel/test_merge.py` what may be
+merged.  Here it is what the engine makes of a run: who is in it, what is written, what is counted.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+from support.doubles import (
+    LOCAL,
+    NETWORK,
+    OURS_V6,
+    PORT,
+    REMOTE,
+    STRANGER,
+    VNI,
+    VTEP_B,
+    VTEP_C,
+    VTEP_V6,
+    Engine,
+    MakeEngine,
+    Watcher,
+    frame,
+    os_error,
+)
+from support.frames import IP4_B, MAC_B, arp_request, udp4, unfinished
+from support.super_frames import Burst
+
+from bench.lab.wire import Datagram
+from overlay.addr import IpAddress, Mac, Vni
+from overlay.bridge import BridgePolicy
+from overlay.fdb import Origin
+from overlay.tables import NeighborReplace
+from overlay.verdict import DropReason
+from tunnel import ingress
+from tunnel.interfaces import Point, Strictness
+from tunnel.offload import PLAIN
+from tunnel.vxlan import HEADER_LENGTH, build_header
+
+HEADER = build_header(VNI)
+BURST = Burst(octets=9500, size=1000)
+BURSTS = {
+    "tcp4": BURST,
+    "tcp6": Burst(version=6, octets=9500, size=1000),
+    "pushed": Burst(octets=9500, size=1000, flags="PA"),
+    "udp4": Burst(protocol=17, octets=9500, size=1000),
+    "udp6": Burst(version=6, protocol=17, octets=9500, size=1000),
+    "tagged": Burst(octets=9500, size=1000, tags=(7,)),
+    "64 segments": Burst(octets=64 * 900, size=900),
+    "nothing left over": Burst(octets=9000, size=1000),
+}
+every_burst = pytest.mark.parametrize("burst", BURSTS.values(), ids=BURSTS)
+STRIDE = HEADER_LENGTH + len(BURST.segments[0])
+
+
+@pytest.fixture(autouse=True)
+def never_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain reads all there is, whenever the last one was."""
+    monkeypatch.setattr(ingress, "QUIET_SECONDS", float("inf"))
+
+
+def warm(make_engine: MakeEngine, **settings_: Any) -> Engine:
+    """An engine that remembers the flow of `BURST`, from VTEP B, and has written nothing."""
+    engine: Engine = make_engine(**settings_)
+    sender = VTEP_V6 if engine.underlay.address.version == 6 else VTEP_B
+    engine.from_underlay(udp4(b"first"), sender=sender)
+    engine.device.written.clear()
+    return engine
+
+
+def read(engine: Engine, octets: bytes, stride: int, *, sender: IpAddress = VTEP_B, tos: int = 0) -> None:
+    """One read gives these octets, with this `UDP_GRO` value where they are more."""
+    underlay = next(own for own in engine.underlays if own.address.version == sender.version)
+    for at in range(0, len(octets), stride):
+        part = Datagram(sender, 50000, underlay.address, PORT, octets[at : at + stride], tos)
+        underlay.ports[PORT].enqueue(part, merge=True)
+    engine.settle()
+
+
+def run(engine: Engine, frames: Sequence[bytes], **how: Any) -> None:
+    """One read gives the datagrams of these frames, of which none but the last may be shorter."""
+    octets = b"".join(HEADER + each for each in frames)
+    read(engine, octets, HEADER_LENGTH + len(frames[0]), **how)
+
+
+# ── One write for many ──────────────────────────────────────────────────────────────────────────────────
+
+
+@every_burst
+def test_a_run_of_one_flow_is_written_as_the_frame_it_was(make_engine: MakeEngine, burst: Burst) -> None:
+    engine = warm(make_engine)
+    before = engine.statistics()
+    run(engine, burst.segments)
+    assert engine.device.written == [(burst.header, burst.whole)]
+    after = engine.statistics()
+    count = len(burst.segments)
+    assert after.ledger.received - before.ledger.received == count
+    assert after.ledger.delivered - before.ledger.delivered == count
+    assert after.vteps[0].received_frames - before.vteps[0].received_frames == count
+    assert after.vteps[0].received_octets - before.vteps[0].received_octets == sum(map(len, burst.segments))
+    flow = engine.flow(burst.whole[:12])
+    assert flow is not None
+    assert flow.frames == 1 + count
+
+
+def test_a_run_over_ipv6_is_too(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine, addresses=(OURS_V6,), vteps=(VTEP_V6,))
+    run(engine, BURST.segments, sender=VTEP_V6)
+    assert engine.device.written == [(BURST.header, BURST.whole)]
+
+
+def between(destination: Mac, source: Mac, frames: Sequence[bytes]) -> list[bytes]:
+    return [destination + source + each[12:] for each in frames]
+
+
+def test_a_run_of_two_mac_pairs_is_two_writes(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    first, second = replace(BURST, octets=3000), replace(BURST, octets=4000, sequence=900)
+    others = between(LOCAL, REMOTE, second.segments)
+    engine.from_underlay(frame(LOCAL, REMOTE))
+    engine.device.written.clear()
+    run(engine, first.segments + others)
+    assert engine.device.written == [
+        (first.header, first.whole),
+        (second.header, between(LOCAL, REMOTE, [second.whole])[0]),
+    ]
+
+
+def test_runs_of_two_networks_reach_their_own_devices(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    other = engine.add_network("other", 43, VTEP_B)
+    engine.from_underlay(udp4(b"first"), vni=43)
+    other.written.clear()
+    first = replace(BURST, octets=3000)
+    mine = b"".join(HEADER + each for each in first.segments)
+    theirs = b"".join(build_header(Vni(43)) + each for each in first.segments)
+    read(engine, mine + theirs, STRIDE)
+    assert engine.device.written == other.written == [(first.header, first.whole)]
+
+
+def test_a_run_of_a_new_flow_waits_and_keeps_its_order(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    run(engine, BURST.segments)
+    assert engine.device.frames == BURST.segments
+    assert engine.statistics().upcalls == 1
+
+
+def test_a_run_decided_against_is_dropped_frame_by_frame(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine, vteps=(VTEP_B, VTEP_C))
+    banned = between(Mac(b"\x02\x77\0\0\0\1"), REMOTE, BURST.segments)
+    engine.bind(Mac(banned[0][:6]), VTEP_C)  # behind another VTEP: split horizon
+    run(engine, banned)
+    run(engine, banned)
+    assert engine.drops_of(VTEP_B) == {DropReason.SPLIT_HORIZON: 2 * len(banned)}
+    assert engine.device.written == []
+
+
+# ── Strangers in a run ──────────────────────────────────────────────────────────────────────────────────
+
+SEGMENTS = replace(BURST, octets=9000).segments
+NO_FLAG = b"\0" + HEADER[1:]
+RESERVED = HEADER[:-1] + b"\1"
+
+
+@pytest.mark.parametrize(
+    ("header", "network", "reason"),
+    [
+        pytest.param(NO_FLAG, None, DropReason.BAD_FLAGS, id="no I flag"),
+        pytest.param(build_header(Vni(43)), None, DropReason.UNKNOWN_VNI, id="unknown VNI"),
+        pytest.param(RESERVED, NETWORK, DropReason.RESERVED_BITS, id="reserved bit"),
+    ],
+)
+@pytest.mark.parametrize("at", [0, 4, 8])
+def test_garbage_within_a_run_is_lost_alone(
+    make_engine: MakeEngine, header: bytes, network: Any, reason: DropReason, at: int
+) -> None:
+    engine = warm(make_engine, strictness=Strictness.LINUX)
+    headers = [header if number == at else HEADER for number in range(len(SEGMENTS))]
+    octets = b"".join(each + segment for each, segment in zip(headers, SEGMENTS, strict=True))
+    read(engine, octets, STRIDE)
+    assert engine.drops(network) == {reason: 1}
+    assert engine.statistics().ledger.delivered == 1 + len(SEGMENTS) - 1
+    # What stood before it and what stood behind are written; of each, as one.
+    expected = [len(part) for part in (SEGMENTS[:at], SEGMENTS[at + 1 :]) if part]
+    assert len(engine.device.written) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("header", "network", "reason"),
+    [
+        pytest.param(NO_FLAG, None, DropReason.BAD_FLAGS, id="no I flag"),
+        pytest.param(RESERVED, NETWORK, DropReason.RESERVED_BITS, id="reserved bit"),
+    ],
+)
+def test_a_run_of_nothing_but_garbage_is_lost_datagram_by_datagram(
+    make_engine: MakeEngine, header: bytes, network: Any, reason: DropReason
+) -> None:
+    engine = warm(make_engine, strictness=Strictness.LINUX)
+    read(engine, b"".join(header + segment for segment in SEGMENTS), STRIDE)
+    assert engine.drops(network) == {reason: len(SEGMENTS)}
+    assert engine.device.written == []
+
+
+def test_a_reserved_bit_the_operator_ignores_is_delivered_in_its_place(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    headers = [RESERVED if number == 4 else HEADER for number in range(len(SEGMENTS))]
+    octets = b"".join(each + segment for each, segment in zip(headers, SEGMENTS, strict=True))
+    read(engine, octets, STRIDE)
+    assert [len(written) > len(SEGMENTS[0]) for written in engine.device.frames] == [True, False, True]
+    assert engine.device.frames[1] == SEGMENTS[4]
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 21])
+def test_a_last_datagram_too_short_for_a_frame_is_lost_alone(make_engine: MakeEngine, length: int) -> None:
+    engine = warm(make_engine)
+    octets = b"".join(HEADER + segment for segment in SEGMENTS)
+    read(engine, octets + (HEADER + SEGMENTS[0])[:length], STRIDE)
+    whole = replace(BURST, octets=9000)
+    assert engine.device.written == [(whole.header, whole.whole)]
+    torn = {**engine.drops(), **engine.drops(None)}
+    assert torn == {DropReason.TRUNCATED: 1}
+
+
+@pytest.mark.parametrize("stride", [22, 23, 100, STRIDE - 1])
+def test_a_stride_that_is_not_the_datagrams_is_judged_piece_by_piece(
+    make_engine: MakeEngine, stride: int
+) -> None:
+    engine = warm(make_engine)
+    octets = b"".join(HEADER + segment for segment in SEGMENTS[:2])
+    read(engine, octets, stride)
+    pieces = -(-len(octets) // stride)
+    ledger = engine.statistics().ledger
+    assert ledger.received == 1 + pieces
+    assert ledger.balances
+    run(engine, SEGMENTS)
+    assert engine.device.frames[-1] == replace(BURST, octets=9000).whole
+
+
+def test_an_unknown_sender_is_counted_for_each_datagram_and_asks_nothing(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    run(engine, SEGMENTS, sender=STRANGER)
+    assert engine.drops() == {DropReason.UNKNOWN_VTEP: len(SEGMENTS)}
+    assert (engine.device.written, engine.statistics().upcalls) == ([], 1)
+
+
+def test_a_segment_changed_on_the_way_is_written_alone_and_merges_with_none(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    spoilt = SEGMENTS[4][:-1] + bytes([SEGMENTS[4][-1] ^ 1])
+    run(engine, [*SEGMENTS[:4], spoilt, *SEGMENTS[5:]])
+    assert (PLAIN, spoilt) in engine.device.written
+    assert len(engine.device.written) == 3
+
+
+def test_questions_within_a_run_are_asked_one_by_one(make_engine: MakeEngine) -> None:
+    engine = make_engine(policy=BridgePolicy(NETWORK, LOCAL, suppress=True), suppresses=True)
+    question = arp_request()
+    engine.from_underlay(frame(question[:6], question[6:12]))  # no question: its flow is remembered
+    engine.device.written.clear()
+    upcalls = engine.statistics().upcalls
+    run(engine, [question] * 5)
+    assert engine.statistics().upcalls == upcalls + 5
+    assert engine.device.frames == [question] * 5
+
+
+def test_a_question_between_segments_is_asked_and_harms_none(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine, suppresses=True)
+    upcalls = engine.statistics().upcalls
+    question = arp_request().ljust(len(SEGMENTS[0]), b"\0")
+    run(engine, [*SEGMENTS[:2], question, *SEGMENTS[2:]])
+    assert engine.statistics().upcalls == upcalls + 1
+    assert [len(written) for written in engine.device.frames] == [2054, 7054, len(question)]
+    assert engine.device.frames[-1] == question
+
+
+# ── Super-frames and marks ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_udp_super_frame_with_its_segment_size_is_one_frame_and_no_run(
+    make_engine: MakeEngine, version: int
+) -> None:
+    engine = warm(make_engine)
+    burst = Burst(version=version, protocol=17, octets=9500, size=1000)
+    read(engine, HEADER + burst.whole, 1000)
+    assert engine.device.written == [(burst.header, burst.whole)]
+    assert engine.statistics().ledger.received == 2
+
+
+def test_a_super_frame_of_a_new_flow_waits_with_its_segment_size(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    burst = Burst(protocol=17, octets=9500, size=1000)
+    read(engine, HEADER + burst.whole, 1000)
+    assert engine.device.written == [(burst.header, burst.whole)]
+
+
+def test_unfinished_segments_are_written_as_one_that_is_to_be_finished(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    addresses = BURST.whole[26:34]
+    lacking = [unfinished(each, l4_at=34, protocol=6, addresses=addresses) for each in SEGMENTS]
+    run(engine, lacking)
+    whole = replace(BURST, octets=9000)
+    assert engine.device.written == [(whole.header, whole.whole)]
+
+
+def test_where_nothing_is_to_be_repaired_segments_are_written_as_they_are(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine, repairs=False)
+    lacking = [unfinished(each, l4_at=34, protocol=6, addresses=BURST.whole[26:34]) for each in SEGMENTS]
+    run(engine, lacking)
+    run(engine, SEGMENTS)
+    assert engine.device.written == [(PLAIN, each) for each in lacking + SEGMENTS]
+
+
+def test_a_marked_run_marks_every_frame(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    burst = replace(BURST, tos=2)
+    run(engine, burst.segments, tos=3)
+    marked = [Ether(each)[IP] for each in engine.device.frames]
+    assert [packet.tos for packet in marked] == [3] * len(burst.segments)
+    assert all(IP(bytes(packet)).chksum == packet.chksum for packet in marked)
+    assert b"".join(bytes(packet[TCP].payload) for packet in marked) == burst.payload
+
+
+def test_a_marked_run_that_heeds_no_mark_is_lost_frame_by_frame(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    run(engine, SEGMENTS, tos=3)
+    assert engine.drops_of(VTEP_B) == {DropReason.ECN_CONGESTED: len(SEGMENTS)}
+
+
+# ── Writing, and watching ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EINVAL, DropReason.INNER_MALFORMED),
+        (errno.EIO, DropReason.DEVICE_FULL),
+        (errno.ENOBUFS, DropReason.DEVICE_FULL),
+    ],
+)
+def test_a_write_refused_loses_every_frame_it_stood_for_and_no_rung(
+    make_engine: MakeEngine, number: int, reason: DropReason
+) -> None:
+    engine = warm(make_engine)
+    engine.device.write_errors.append(os_error(number))
+    run(engine, SEGMENTS)
+    assert engine.drops() == engine.drops_of(VTEP_B) == {reason: len(SEGMENTS)}
+    assert (engine.underlay.ladder.egress(), engine.underlay.ladder.ingress()) == ("batch", "batch")
+    run(engine, SEGMENTS)
+    assert len(engine.device.written) == 1
+
+
+def test_an_observer_sees_every_frame_of_a_run(make_engine: MakeEngine) -> None:
+    engine, watcher = warm(make_engine), Watcher()
+    engine.datapath.watch(watcher)
+    run(engine, SEGMENTS)
+    for point in (Point.UNDERLAY_RECEIVE, Point.DEVICE_WRITE):
+        assert [seen.frame for seen in watcher.seen if seen.point is point] == SEGMENTS
+    engine.datapath.unwatch(watcher)
+    engine.device.written.clear()
+    run(engine, SEGMENTS)
+    assert len(engine.device.written) == 1
+
+
+def test_a_known_neighbor_changes_nothing_for_the_segments_beside_it(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine, policy=BridgePolicy(NETWORK, LOCAL, suppress=True), suppresses=True)
+    engine.apply(NeighborReplace(NETWORK, ip_address(IP4_B), MAC_B, Origin.CONTROL, 0.0))
+    run(engine, SEGMENTS)
+    assert len(engine.device.written) == 1
+
+
+# ── Whatever comes in one read ──────────────────────────────────────────────────────────────────────────
+
+SMALL = Burst(octets=2000, size=100)
+PIECES = st.one_of(
+    st.sampled_from([HEADER + each for each in SMALL.segments]),
+    st.sampled_from([HEADER + each for each in between(LOCAL, REMOTE, SMALL.segments)]),
+    st.sampled_from([NO_FLAG, build_header(Vni(43)), RESERVED]).map(lambda head: head + SMALL.segments[0]),
+    st.sampled_from([HEADER + arp_request(), HEADER + SMALL.whole, HEADER + SMALL.whole[:900]]),
+    st.binary(max_size=200),
+    st.binary(max_size=200).map(lambda rest: HEADER + rest),
+    st.binary(max_size=200).map(lambda rest: HEADER + SMALL.whole[:54] + rest),
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    reads=st.lists(
+        st.tuples(
+            st.lists(PIECES, min_size=1, max_size=12).map(b"".join),
+            st.one_of(st.just(HEADER_LENGTH + len(SMALL.segments[0])), st.integers(20, 400)),
+            st.sampled_from([VTEP_B, VTEP_B, STRANGER]),
+            st.integers(0, 3),
+        ),
+        max_size=4,
+    ),
+    watched=st.booleans(),
+    repairs=st.booleans(),
+)
+def test_whatever_one_read_gives_is_accounted_for_and_the_next_run_is_whole(
+    make_engine: MakeEngine, reads: list[tuple[bytes, int, IpAddress, int]], watched: bool, repairs: bool
+) -> None:
+    engine = warm(make_engine, suppresses=True, repairs=repairs)
+    watcher = Watcher()
+    if watched:
+        engine.datapath.watch(watcher)
+    for octets, stride, sender, tos in reads:
+        read(engine, octets, stride, sender=sender, tos=tos)
+    assert engine.statistics().ledger.balances
+    if watched:
+        engine.datapath.unwatch(watcher)
+    engine.clock.advance(60.0)  # whatever was asked too often may be asked again
+    engine.from_underlay(udp4(b"first"))
+    engine.device.written.clear()
+    run(engine, BURST.segments)
+    assert engine.device.frames == ([BURST.whole] if repairs else BURST.segments)

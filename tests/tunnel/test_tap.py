@@ -1,0 +1,314 @@
+"""The TAP in a namespace of its own: what it carries, what it answers when its device changes."""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable, Iterator
+
+import pytest
+from support.namespace import Namespace, exit_status_as_nobody, needs_namespaces
+
+from overlay.addr import Mac, format_mac, parse_mac
+from overlay.errors import DeviceError
+from tunnel import tap as tap_module
+from tunnel.interfaces import Buffer, FrameDevice
+from tunnel.tap import FLAGS, HEADER_LENGTH, TUNSETIFF, TUNSETOFFLOAD, Tap
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(30), needs_namespaces]
+
+NO_GSO = bytes(HEADER_LENGTH)
+BROADCAST_FRAME = b"\xff" * 6 + b"\x02\0\0\0\0\x01" + b"\x88\xb5" + bytes(range(46))
+TUNSETPERSIST = 0x400454CB
+TUN_F_CSUM, TUN_F_TSO4 = 1, 2
+SIOCETHTOOL, ETHTOOL_GTSO, ETHTOOL_GTXCSUM = 0x8946, 0x1E, 0x16
+
+
+@pytest.fixture
+def host() -> Iterator[Namespace]:
+    namespace = Namespace()
+    with namespace:
+        yield namespace
+    namespace.close()
+
+
+@pytest.fixture(params=["pytun", "ioctl"])
+def creator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of creating the device."""
+    if request.param == "ioctl":
+        monkeypatch.setattr(tap_module, "pytun", None)
+    elif getattr(tap_module, "pytun", None) is None:
+        pytest.skip("python-pytun is not installed")
+    return str(request.param)
+
+
+@pytest.fixture
+def tap(host: Namespace) -> Iterator[Tap]:
+    """A TAP that is up, with carrier, and silent but for what a test sends."""
+    tap = Tap("weft0")
+    host.run("ip link set weft0 addrgenmode none", "ip link set weft0 up")
+    tap.set_carrier(up=True)
+    yield tap
+    tap.close()
+
+
+@pytest.fixture
+def wire() -> Iterator[socket.socket]:
+    with packet_socket("weft0") as wire:
+        yield wire
+
+
+def serves_as_device(tap: Tap) -> FrameDevice:
+    return tap  # mypy is the test: every door of the protocol is there
+
+
+def packet_socket(device: str) -> socket.socket:
+    """The host's stack seen from its other side: sends into the device and sees what comes out."""
+    wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
+    wire.bind((device, 0x88B5))
+    wire.settimeout(5)
+    return wire
+
+
+def raised(errno_: int, call: Callable[[], object]) -> None:
+    try:
+        call()
+    except OSError as error:
+        assert error.errno == errno_, error  # noqa: PT017  (the errno is the claim)
+    else:
+        pytest.fail(f"expected {errno.errorcode[errno_]}")
+
+
+def link(host: Namespace, device: str = "weft0") -> dict[str, str]:
+    """What `ip link show` says of it: flags, state and address."""
+    words = host.run(f"ip link show {device}").split()
+    after = {word: words[words.index(word) + 1] for word in ("state", "link/ether")}
+    return {"flags": words[2], "state": after["state"], "address": after["link/ether"]}
+
+
+def offload(device: str, command: int) -> int:
+    """One of the device's features as ethtool shows it."""
+    value = array.array("I", [command, 0])
+    request = struct.pack("16sQ", device.encode(), value.buffer_info()[0]).ljust(40, b"\0")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCETHTOOL, request)
+    return value[1]
+
+
+def persistent_tap(name: str, *, offloads: int) -> None:
+    """Leaves a TAP behind, as a process that was killed does when it asked for persistence."""
+    fd = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), FLAGS))
+    fcntl.ioctl(fd, TUNSETOFFLOAD, offloads)
+    fcntl.ioctl(fd, TUNSETPERSIST, 1)
+    os.close(fd)
+
+
+def test_both_creators_give_the_same_descriptor(host: Namespace, creator: str) -> None:
+    tap = Tap("weft0")
+    flags = struct.unpack_from("H", fcntl.ioctl(tap.fileno(), tap_module.TUNGETIFF, bytes(40)), 16)[0]
+    assert flags & 0x5003 == FLAGS, creator
+    assert fcntl.fcntl(tap.fileno(), fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    assert fcntl.fcntl(tap.fileno(), fcntl.F_GETFL) & os.O_NONBLOCK
+    assert (tap.name, format_mac(tap.mac)) == ("weft0", link(host)["address"])
+    raised(errno.EAGAIN, lambda: tap.read_into([bytearray(100)]))
+    tap.close()
+    assert "weft0" not in host.run("ip link")
+
+
+@pytest.mark.usefixtures("host")
+def test_the_kernel_numbers_a_name_with_a_percent_d(creator: str) -> None:
+    taps = [Tap("weft%d"), Tap("weft%d")]
+    assert [tap.name for tap in taps] == ["weft0", "weft1"], creator
+    for tap in taps:
+        tap.close()
+
+
+def test_a_new_device_has_no_carrier_until_it_is_given_one(host: Namespace) -> None:
+    tap = Tap("weft0")
+    host.run("ip link set weft0 up")
+    assert "NO-CARRIER" in link(host)["flags"]
+    tap.set_carrier(up=True)
+    assert "LOWER_UP" in link(host)["flags"]
+    tap.set_carrier(up=False)
+    assert "NO-CARRIER" in link(host)["flags"]
+    tap.close()
+
+
+def test_a_frame_the_host_sends_is_read_behind_its_header(tap: Tap, wire: socket.socket) -> None:
+    wire.send(BROADCAST_FRAME)
+    header, frame = bytearray(HEADER_LENGTH), bytearray(2048)
+    assert tap.read_into([header, frame]) == HEADER_LENGTH + len(BROADCAST_FRAME)
+    assert frame[: len(BROADCAST_FRAME)] == BROADCAST_FRAME
+
+
+def test_a_frame_written_from_pieces_reaches_the_host_whole(tap: Tap, wire: socket.socket) -> None:
+    pieces: list[Buffer] = [NO_GSO, BROADCAST_FRAME[:14], memoryview(BROADCAST_FRAME)[14:]]
+    assert tap.write(pieces) == HEADER_LENGTH + len(BROADCAST_FRAME)
+    assert wire.recv(2048) == BROADCAST_FRAME
+
+
+def test_a_read_too_small_cuts_that_frame_and_only_that_frame(tap: Tap, wire: socket.socket) -> None:
+    wire.send(BROADCAST_FRAME)
+    wire.send(BROADCAST_FRAME[::-1].replace(b"\x88\xb5", b"\x88\xb6"))
+    short = bytearray(20)
+    assert tap.read_into([bytearray(HEADER_LENGTH), short]) == HEADER_LENGTH + 20
+    assert short == BROADCAST_FRAME[:20]
+    assert tap.read_into([bytearray(HEADER_LENGTH), bytearray(2048)]) == HEADER_LENGTH + len(BROADCAST_FRAME)
+
+
+def test_a_header_that_contradicts_its_frame_is_einval_and_the_next_write_works(tap: Tap) -> None:
+    tso_without_size = struct.pack("<BBHHHH", 1, 1, 54, 0, 34, 16)
+    raised(errno.EINVAL, lambda: tap.write([tso_without_size, BROADCAST_FRAME]))
+    assert tap.write([NO_GSO, BROADCAST_FRAME])
+
+
+def test_a_device_that_is_down_reads_nothing_and_writes_eio(host: Namespace, tap: Tap) -> None:
+    host.run("ip link set weft0 down")
+    raised(errno.EAGAIN, lambda: tap.read_into([bytearray(2048)]))
+    raised(errno.EIO, lambda: tap.write([NO_GSO, BROADCAST_FRAME]))
+    host.run("ip link set weft0 up")
+    assert tap.write([NO_GSO, BROADCAST_FRAME])
+
+
+def test_a_deleted_device_is_ebadfd_on_both_doors_and_an_error_to_poll(host: Namespace, tap: Tap) -> None:
+    mac = tap.mac
+    host.run("ip link del weft0")
+    raised(errno.EBADFD, lambda: tap.read_into([bytearray(2048)]))
+    raised(errno.EBADFD, lambda: tap.write([NO_GSO, BROADCAST_FRAME]))
+    raised(errno.EBADFD, lambda: tap.set_carrier(up=True))
+    poll = select.poll()
+    poll.register(tap.fileno(), select.POLLIN)
+    assert poll.poll(0) == [(tap.fileno(), select.POLLERR)]
+    assert (tap.mac, tap.overruns()) == (mac, 0)
+
+
+def test_a_closed_tap_reads_and_writes_ebadf_and_closes_again(tap: Tap) -> None:
+    tap.close()
+    tap.close()
+    raised(errno.EBADF, lambda: tap.read_into([bytearray(2048)]))
+    raised(errno.EBADF, lambda: tap.write([NO_GSO, BROADCAST_FRAME]))
+
+
+def test_an_adopted_tap_keeps_neither_offloads_nor_carrier(host: Namespace, creator: str) -> None:
+    persistent_tap("weft0", offloads=TUN_F_CSUM | TUN_F_TSO4)
+    assert (offload("weft0", ETHTOOL_GTXCSUM), offload("weft0", ETHTOOL_GTSO)) == (1, 1)
+    host.run("ip link set weft0 up")
+    tap = Tap("weft0")
+    assert (offload("weft0", ETHTOOL_GTXCSUM), offload("weft0", ETHTOOL_GTSO)) == (0, 0), creator
+    assert "NO-CARRIER" in link(host)["flags"]
+    tap.close()
+    assert "weft0" in host.run("ip link")
+
+
+@pytest.mark.usefixtures("host")
+def test_an_offload_mask_is_given_to_the_device() -> None:
+    tap = Tap("weft0", offload_mask=TUN_F_CSUM | TUN_F_TSO4)
+    assert (offload("weft0", ETHTOOL_GTXCSUM), offload("weft0", ETHTOOL_GTSO)) == (1, 1)
+    tap.close()
+
+
+def test_an_offload_the_kernel_has_not_got_is_refused_and_leaves_nothing(host: Namespace) -> None:
+    with pytest.raises(DeviceError) as caught:
+        Tap("weft0", offload_mask=TUN_F_CSUM | 1 << 30)
+    assert caught.value.errno == errno.EINVAL
+    assert "0x40000001" in caught.value.why
+    assert "weft0" not in host.run("ip link")
+
+
+def test_the_mac_is_the_devices_own_even_after_it_was_changed(host: Namespace, tap: Tap) -> None:
+    host.run("ip link set weft0 address 02:00:5e:10:00:01")
+    assert tap.mac == parse_mac("02:00:5e:10:00:01") == Mac(b"\x02\x00\x5e\x10\x00\x01")
+
+
+def test_frames_nobody_reads_are_counted_as_overruns(host: Namespace, tap: Tap, wire: socket.socket) -> None:
+    host.run("ip link set weft0 txqueuelen 16")
+    for _ in range(100):
+        wire.send(BROADCAST_FRAME)
+    for _ in range(16):
+        assert tap.read_into([bytearray(2048)])
+    raised(errno.EAGAIN, lambda: tap.read_into([bytearray(2048)]))
+    assert tap.overruns() == 100 - 16
+
+
+def test_overruns_begin_at_the_opening(host: Namespace) -> None:
+    persistent_tap("weft0", offloads=0)
+    host.run("ip link set weft0 addrgenmode none", "ip link set weft0 txqueuelen 4", "ip link set weft0 up")
+    first = Tap("weft0")
+    first.set_carrier(up=True)
+    with packet_socket("weft0") as wire:
+        for _ in range(10):
+            wire.send(BROADCAST_FRAME)
+    assert first.overruns() == 6
+    first.close()
+    second = Tap("weft0")
+    assert second.overruns() == 0
+    second.close()
+
+
+@pytest.mark.usefixtures("host")
+def test_a_tap_another_descriptor_holds_is_busy(creator: str) -> None:
+    tap = Tap("weft0")
+    with pytest.raises(DeviceError) as caught:
+        Tap("weft0")
+    assert (caught.value.device, caught.value.errno) == ("weft0", errno.EBUSY), creator
+    assert "another process holds" in caught.value.why
+    tap.close()
+
+
+def test_the_name_of_another_kind_of_device_is_refused_by_name(host: Namespace, creator: str) -> None:
+    host.run("ip link add weft0 type veth peer name weft1")
+    with pytest.raises(DeviceError) as caught:
+        Tap("weft0")
+    assert (caught.value.device, caught.value.errno) == ("weft0", errno.EINVAL), creator
+    assert "no TAP" in caught.value.why
+
+
+@pytest.mark.parametrize("name", ["", "sixteen_octets_x", "a/b", "a b", "a:1", ".", ".."])
+def test_an_impossible_name_is_refused_before_the_kernel_is_asked(name: str) -> None:
+    with pytest.raises(DeviceError) as caught:
+        Tap(name)
+    assert caught.value.errno == errno.EINVAL
+    assert "octets" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("number", "device", "why", "advice"),
+    [
+        (errno.ENOENT, "/dev/net/tun", "not loaded", "modprobe tun"),
+        (errno.ENODEV, "/dev/net/tun", "not loaded", "mknod /dev/net/tun c 10 200"),
+        (errno.EPERM, "/dev/net/tun", "CAP_NET_ADMIN", "sudo weft run"),
+        (errno.EACCES, "/dev/net/tun", "CAP_NET_ADMIN", "--cap-add NET_ADMIN"),
+    ],
+)
+def test_a_refusal_says_why_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, number: int, device: str, why: str, advice: str
+) -> None:
+    def refuse(_name: str) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tap_module, "_create", refuse)
+    with pytest.raises(DeviceError) as caught:
+        Tap("weft0")
+    assert (caught.value.device, caught.value.errno) == (device, number)
+    assert why in caught.value.why
+    assert advice in caught.value.advice
+
+
+@pytest.mark.usefixtures("host")
+def test_without_the_right_to_make_one_the_kernel_says_so(creator: str) -> None:
+    """The real errno, from a child that has given up its rights."""
+
+    def open_one() -> int:
+        try:
+            Tap("weft0")
+        except DeviceError as error:
+            return error.errno
+        return 0
+
+    assert exit_status_as_nobody(open_one) in (errno.EPERM, errno.EACCES), creator

@@ -24,10 +24,11 @@ import uvloop
 
 from control.intent.desired import desired
 from control.intent.reconcile import reconcile
-from control.introspection import EngineChoice, Introspector, Parts
+from control.introspection import Introspector, Parts
 from control.network import ServedNetwork, UnderlaySurvey, survey
 from control.operator import config as configuration
-from control.operator.schema import Config, Engine, Switch
+from control.operator.build import native_obstacle
+from control.operator.schema import Config, Encap, Mode, Switch
 from control.operator.systemd import notify, reloading
 from control.upkeep import aged, refresh
 from control.watching import Events
@@ -35,10 +36,10 @@ from overlay.addr import IpAddress, NetworkId
 from overlay.errors import ConfigError, DatapathUnavailableError, DeviceError
 from overlay.tables import Tables
 from tunnel import ladder
+from tunnel.datapath import Choice, open_datapath
+from tunnel.datapath import choose as choose_datapath
 from tunnel.ladder import Switches
 from tunnel.netlink import Doorbell
-from tunnel.pydatapath import PythonDatapath
-from tunnel.spinner import Spinner
 from tunnel.underlay import UdpUnderlay, choose, resolve_underlays
 
 if TYPE_CHECKING:
@@ -66,13 +67,15 @@ def run(config: Config) -> int:
         return runner.run(Daemon(config).serve())
 
 
-def choose_engine(config: Config) -> EngineChoice:
+def choose_engine(config: Config) -> Choice:
     """Which engine carries, said aloud: the choice is never silent."""
-    if config.node.engine is Engine.NATIVE:
-        raise DatapathUnavailableError("native", "this build has none")
-    if config.node.engine is Engine.PYTHON:
-        return EngineChoice("python", "the configuration asks for it")
-    return EngineChoice("python", "this build has no native engine")
+    obstacle = native_obstacle()
+    for network in config.networks:
+        if (network.mode, network.encap) != (Mode.BRIDGE, Encap.VXLAN):
+            obstacle = (
+                obstacle or f"it does not carry {network.mode} {network.encap} (network {network.name})"
+            )
+    return choose_datapath(config.node.engine.value, obstacle=obstacle)
 
 
 def ladder_switches(config: Config) -> Switches:
@@ -93,6 +96,7 @@ class Daemon:
         self._pool: Pool | None = None
         self._stopped = asyncio.Event()
         self._exit_code = 0
+        self._failure: DatapathUnavailableError | None = None
         self._seen_until = time.monotonic()
 
     async def serve(self) -> int:
@@ -112,6 +116,8 @@ class Daemon:
                     await self._pool.leave()
                 for task in tasks:
                     task.cancel()
+        if self._failure is not None:
+            raise self._failure
         return self._exit_code
 
     # ── Opening ─────────────────────────────────────────────────────────────────────────────────────────
@@ -128,7 +134,7 @@ class Daemon:
         stack.callback(self._doorbell.close)
         await asyncio.to_thread(self._open_underlays, stack)
         await asyncio.to_thread(self._open_networks, stack)
-        self._open_datapath(stack, loop)
+        self._open_datapath(stack, loop, engine)
         for network in self._networks.values():
             await asyncio.to_thread(network.announce)
         await self._open_for_others(stack, engine)
@@ -137,15 +143,15 @@ class Daemon:
         self._introspector.ready = True
         notify("READY=1")
 
-    def _open_datapath(self, stack: AsyncExitStack, loop: asyncio.AbstractEventLoop) -> None:
+    def _open_datapath(self, stack: AsyncExitStack, loop: asyncio.AbstractEventLoop, engine: Choice) -> None:
         """The engine with its networks and tables; from here on frames cross."""
-        self._datapath = PythonDatapath(
+        self._datapath = open_datapath(
+            engine.kind,
             self._tables,
             self._underlays,
             reactor=loop,
-            clock=time.monotonic,
             choose_underlay=self._choose_underlay,
-            spinner=Spinner(loop, time.monotonic),
+            on_failure=self._fail,
         )
         stack.callback(self._datapath.close)
         repairs = self._config.offload.rx_repair is not Switch.OFF
@@ -153,7 +159,7 @@ class Daemon:
             self._datapath.attach(network.attachment(repairs=repairs))
         self._program()
 
-    async def _open_for_others(self, stack: AsyncExitStack, engine: EngineChoice) -> None:
+    async def _open_for_others(self, stack: AsyncExitStack, engine: Choice) -> None:
         """The pool and the local API.
 
         Their libraries take longer to import than everything else together, so they are imported here,
@@ -219,6 +225,12 @@ class Daemon:
 
     def _stop(self, code: int) -> None:
         self._exit_code = code
+        self._stopped.set()
+
+    def _fail(self, error: DatapathUnavailableError) -> None:
+        """The engine broke: nothing crosses any more, so everything is removed and the reason told."""
+        log.error("%s; leaving", error)
+        self._failure = error
         self._stopped.set()
 
     async def _keep_up(self) -> None:

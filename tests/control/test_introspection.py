@@ -25,7 +25,7 @@ from support.doubles import (
     mac,
 )
 
-from control.introspection import ELSEWHERE, EngineChoice, Introspector, Parts, Rates
+from control.introspection import ELSEWHERE, Introspector, Parts, Rates
 from control.membership.events import Refusal, SwimStatistics
 from control.membership.member import VERSIONS, Endpoint, Member, MemberState
 from control.membership.tags import encode_tags, tags_of
@@ -43,6 +43,7 @@ from overlay.tables import (
     VtepReplace,
 )
 from overlay.verdict import DropReason
+from tunnel.datapath import Choice
 from tunnel.interfaces import DatapathStatistics, Ledger, VtepStatistics
 
 WEFT: Mapping[str, str] = {"weft_id": "3f"}
@@ -113,7 +114,7 @@ class Node:
         assert self.served.id == NETWORK
         parts = Parts(
             version="0.1.0",
-            engine=EngineChoice("python", "asked for"),
+            engine=Choice("python", "asked for"),
             tables=engine.tables,
             datapath=engine.datapath,
             networks=as_anything({NETWORK: self.served}),

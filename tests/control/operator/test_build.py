@@ -20,7 +20,7 @@ def test_what_was_left_out_is_told_with_what_mends_it(
     monkeypatch: pytest.MonkeyPatch, cargo: str | None, told: str
 ) -> None:
     monkeypatch.setattr(build, "NATIVE_MODULE", "tunnel.not_there")
-    monkeypatch.setattr(build.shutil, "which", lambda _: cargo)
+    monkeypatch.setattr("shutil.which", lambda _: cargo)
     assert told in (native_obstacle() or "")
 
 
@@ -29,5 +29,5 @@ def test_one_that_does_not_load_is_no_engine(monkeypatch: pytest.MonkeyPatch) ->
         raise ImportError(f"{name}: wrong ELF class")
 
     monkeypatch.setattr(build, "NATIVE_MODULE", "tunnel.tap")  # something that is there
-    monkeypatch.setattr(build.importlib, "import_module", refuse)
+    monkeypatch.setattr("importlib.import_module", refuse)
     assert native_obstacle() == "it does not load: tunnel.tap: wrong ELF class"

@@ -318,13 +318,11 @@ impl Lane {
 
     /// HOT PATH: sends the first messages of a door, and takes them out whatever comes of that.
     fn flush(&mut self, vtep: u32, index: usize, count: usize, arena: &[u8]) {
-        let Some(mut vtep_) = self.vteps.get_mut(vtep as usize).and_then(Option::take) else { return };
+        let Lane { vteps, underlays, .. } = self;
+        let Some(vtep_) = vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
         let mut door = mem::take(&mut vtep_.doors[index]);
-        let pool =
-            vtep_.underlay.and_then(|number| self.underlays.get(number as usize)).map(|own| &own.senders);
-        let sender = pool.and_then(|pool| pool.get(index).copied());
-        let address = vtep_.address;
-        self.vteps[vtep as usize] = Some(vtep_);
+        let pool = vtep_.underlay.and_then(|number| underlays.get(number as usize)).map(|own| &own.senders);
+        let (sender, address) = (pool.and_then(|pool| pool.get(index).copied()), vtep_.address);
         let scratch = mem::take(&mut self.scratch);
         let buffers = Buffers { arena, scratch: &scratch };
         let mut at = 0;

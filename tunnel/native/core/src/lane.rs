@@ -440,7 +440,7 @@ impl Lane {
             underlay: None,
             frame_max: 0,
             ingress: FlowTable::new(Owner::Ingress(number), INGRESS_FLOWS_MAX),
-            doors: vec![],
+            doors: vec![Door::default()],
             traffic: Traffic::default(),
             drops: [0; REASONS_MAX],
         }));

@@ -35,11 +35,13 @@ from overlay.addr import IpAddress, NetworkId
 from overlay.errors import ConfigError, DatapathUnavailableError, DeviceError
 from overlay.tables import Tables
 from tunnel import ladder
+from tunnel.injector import Injector, InjectTaps
 from tunnel.ladder import Switches
 from tunnel.netlink import Doorbell
 from tunnel.pydatapath import PythonDatapath
 from tunnel.spinner import Spinner
 from tunnel.underlay import UdpUnderlay, choose, resolve_underlays
+from tunnel.xfrm import policy_bell
 
 if TYPE_CHECKING:
     from control.pool import Pool
@@ -91,6 +93,9 @@ class Daemon:
         self._underlays: tuple[UdpUnderlay, ...] = ()
         self._networks: dict[NetworkId, ServedNetwork] = {}
         self._pool: Pool | None = None
+        self._inject_taps = InjectTaps()
+        self._injectors: tuple[Injector, ...] = ()
+        self._rang = asyncio.Event()
         self._stopped = asyncio.Event()
         self._exit_code = 0
         self._seen_until = time.monotonic()
@@ -124,8 +129,9 @@ class Daemon:
         engine = choose_engine(self._config)
         log.info("engine %s: %s", engine.kind, engine.reason)
 
-        self._doorbell = Doorbell()  # before anything is looked at: no change goes unheard
-        stack.callback(self._doorbell.close)
+        self._doorbells = (Doorbell(), *policy_bell())  # before anything is looked at: no change goes unheard
+        for bell in self._doorbells:
+            stack.callback(bell.close)
         await asyncio.to_thread(self._open_underlays, stack)
         await asyncio.to_thread(self._open_networks, stack)
         self._open_datapath(stack, loop)
@@ -191,10 +197,14 @@ class Daemon:
     def _open_underlays(self, stack: AsyncExitStack) -> None:
         """Blocks for netlink."""
         switches = ladder_switches(self._config)
+        stack.callback(self._inject_taps.close)
         for facts in resolve_underlays([str(name) for name in self._config.node.underlay]):
             underlay = UdpUnderlay(facts.address, facts.device, facts.mtu, switches=switches)
             stack.callback(underlay.close)
             self._underlays += (underlay,)
+            injector = Injector(underlay, self._inject_taps, ring=self._rang.set)
+            self._injectors += (injector,)
+            underlay.super_doors = injector
             log.info("underlay %s on %s, MTU %d", facts.address, facts.device, facts.mtu)
 
     def _open_networks(self, stack: AsyncExitStack) -> None:
@@ -242,28 +252,45 @@ class Daemon:
                 for feature in underlay.ladder.due(now=now):
                     is_on = underlay.probe(feature)
                     log.info("%s: %s again: %s", underlay.address, feature.value, "on" if is_on else "off")
+            for injector in self._injectors:
+                await self._keep_doors(injector, now=now)
             self._introspector.tick(now=now)
+
+    async def _keep_doors(self, injector: Injector, *, now: float) -> None:
+        """Names what got lost behind a door in use, and has one looked at that was shut long enough."""
+        if now - injector.used_at < 2 * UPKEEP_SECONDS:
+            try:
+                await asyncio.to_thread(injector.poll)
+            except DeviceError as error:
+                log.warning("inject TAP: %s", error)
+        if injector.is_due(now=now):
+            self._rang.set()
 
     async def _answer_the_door(self, stack: AsyncExitStack) -> None:
         """When links, addresses or routes change: looks at everything again and restores what is ours."""
         loop = asyncio.get_running_loop()
-        rang = asyncio.Event()
-
-        def answer() -> None:
-            """Reads the bell at once: left ringing, it would wake the loop without end while we look."""
-            if self._doorbell.ring():
-                rang.set()
-
-        loop.add_reader(self._doorbell.fileno(), answer)
-        stack.callback(loop.remove_reader, self._doorbell.fileno())
+        for bell in self._doorbells:
+            loop.add_reader(bell.fileno(), self._answer, bell)
+            stack.callback(loop.remove_reader, bell.fileno())
+        self._rang.set()  # what there was to hear before anybody listened
         while True:
-            await self._wait_for_change(rang)
+            await self._wait_for_change()
             for found in await self._survey():
                 self._note_underlay(found)
+            for injector in self._injectors:
+                doors = await asyncio.to_thread(injector.survey)
+                injector.take(doors, now=time.monotonic())
             self._datapath.reroute()
             for network in self._networks.values():
                 await self._restore(network)
             await asyncio.sleep(SURVEY_REST_SECONDS)
+
+    def _answer(self, bell: Doorbell) -> None:
+        """Reads the bell at once: left ringing, it would wake the loop without end while we look."""
+        if bell.ring():
+            for injector in self._injectors:
+                injector.suspend()
+            self._rang.set()
 
     async def _survey(self) -> tuple[UnderlaySurvey, ...]:
         """What the kernel says, asked again while its lists change under the reader (NLM_F_DUMP_INTR)."""
@@ -274,16 +301,16 @@ class Daemon:
                 log.warning("%s: looking again", error)
                 await asyncio.sleep(SURVEY_REST_SECONDS)
 
-    async def _wait_for_change(self, rang: asyncio.Event) -> None:
+    async def _wait_for_change(self) -> None:
         """Returns when the doorbell rang, or after a second while something is still missing."""
         is_whole = all(network.problem is None for network in self._networks.values())
         patience = None if is_whole else UPKEEP_SECONDS
         try:
             async with asyncio.timeout(patience):
-                await rang.wait()
+                await self._rang.wait()
         except TimeoutError:
             return
-        rang.clear()
+        self._rang.clear()
 
     def _note_underlay(self, found: UnderlaySurvey) -> None:
         missing = self._introspector.missing_underlays

@@ -34,6 +34,7 @@ from tunnel.meter import COPIES_BURST, COPIES_PER_SECOND
 from tunnel.mtu import Encap, overhead
 from tunnel.offload import ETHERNET_LENGTH, VNET_HEADER_LENGTH
 from tunnel.split import SEGMENTS_MAX, Run
+from tunnel.super_packet import OuterHeader
 from tunnel.vxlan import HEADER_LENGTH, build_header
 
 # From the specification
@@ -135,18 +136,22 @@ class VtepCarriage:
 
     __slots__ = (
         "batches",
+        "door",
         "drops",
         "frame_max",
         "id",
         "ingress",
         "mask",
+        "outer",
         "received_frames",
         "received_octets",
         "senders",
         "sent_frames",
         "sent_octets",
         "sockaddr",
+        "source_ports",
         "underlay",
+        "wants_door",
     )
 
     def __init__(self, vtep: Vtep, underlay: Underlay | None, dependents: Dependents) -> None:
@@ -156,6 +161,7 @@ class VtepCarriage:
         self.drops = drop_counts()
         self.sent_frames = self.sent_octets = 0
         self.received_frames = self.received_octets = 0
+        self.wants_door = True
         self.route(vtep, underlay)
 
     def route(self, vtep: Vtep, underlay: Underlay | None) -> None:
@@ -169,6 +175,29 @@ class VtepCarriage:
             with suppress(OSError):
                 self.sockaddr = underlay.sockaddr(vtep.address, vtep.port)
         self.limit_path(underlay.mtu if underlay is not None else DATAGRAM_MAX)
+        self._use_door(vtep.port)
+
+    def _use_door(self, port: int) -> None:
+        """Has the super door the underlay has for it now, if any."""
+        doors = self.underlay.super_doors if self.underlay is not None else None
+        self.door = doors.door(self.id) if doors is not None else None
+        self.outer: OuterHeader | None = None
+        self.source_ports: tuple[int, ...] = ()
+        if self.door is not None and self.underlay is not None:
+            self.outer = OuterHeader(self.door.hop, self.underlay.address, self.id, port)
+            self.source_ports = tuple(sender.port for sender in self.senders)
+
+    def want_door(self) -> None:
+        """There are super-frames for it.  Asks once."""
+        self.wants_door = False
+        if self.underlay is not None and self.underlay.super_doors is not None:
+            self.underlay.super_doors.want(self.id)
+
+    def shut_door(self, why: str, *, now: float) -> None:
+        """Has its super door no more, which has failed, or a socket towards it has."""
+        if self.door is not None and self.underlay is not None and self.underlay.super_doors is not None:
+            self.underlay.super_doors.shut(self.id, why, now=now)
+            self.door = self.underlay.super_doors.door(self.id)
 
     def batch(self, entropy: int) -> Batch:
         """The batch of a source port, empty or not."""

@@ -125,6 +125,7 @@ class Sender(Protocol):
     """One bound socket of the source-port pool.
 
     Attributes:
+        port: The source port of what it sends.
         send: Sends one datagram and returns its octets.  BlockingIOError or ENOBUFS: full.  EMSGSIZE:
             longer than the path carries (the DF bit is set).  Other OSErrors: refused.  An ICMP error that
             waits on the socket fails one send to whomever, which was then not sent: take the refusals and
@@ -133,11 +134,66 @@ class Sender(Protocol):
     """
 
     @property
+    def port(self) -> int: ...
+    @property
     def send(self) -> Callable[[Buffer, SockAddr], int]: ...
     @property
     def send_marked(
         self,
     ) -> Callable[[Iterable[Buffer], Iterable[tuple[int, int, Buffer]], int, SockAddr], int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """Where super-packets to one VTEP go first.
+
+    Attributes:
+        source, destination: The outer Ethernet addresses: our egress device's, and the next hop's.
+        has_checksum: Whether the egress device segments datagrams that bear an outer UDP checksum.
+    """
+
+    source: Mac
+    destination: Mac
+    has_checksum: bool
+
+
+class SuperDoor(Protocol):
+    """The way by which super-frames reach one VTEP whole: through an inject TAP to its egress device.
+
+    Attributes:
+        hop: Which Ethernet addresses the outer header bears.
+        write: Gathers (outer header, VXLAN datagram), which may be reused on return; see `super_packet`.
+            BlockingIOError: as much is under way as may be.  OSError EINVAL: the frame contradicts its
+            header (its contents can cause this); EIO, EBADFD: the TAP is down, or gone.
+    """
+
+    @property
+    def hop(self) -> Hop: ...
+    @property
+    def write(self) -> Callable[[Sequence[Buffer]], int]: ...
+    def is_open(self, *, now: float) -> bool:
+        """Whether this frame may take it.  Once a second it may not: what forbids sockets must be seen."""
+        ...
+
+
+class SuperDoors(Protocol):
+    """The super doors of one underlay, by VTEP: opened, watched and closed by somebody else."""
+
+    def door(self, vtep: VtepId) -> SuperDoor | None:
+        """The door to this VTEP, or None: there is none now."""
+        ...
+
+    def want(self, vtep: VtepId) -> None:
+        """There are super-frames for this VTEP: where it can have a door, it shall."""
+        ...
+
+    def shut(self, vtep: VtepId, why: str, *, now: float) -> None:
+        """Closes the door to this VTEP, for a minute: a socket or the door itself has failed."""
+        ...
+
+    def losses(self) -> int:
+        """Super-packets the kernel took and did not bring to the egress device; cumulative."""
+        ...
 
 
 class Underlay(Protocol):
@@ -146,6 +202,7 @@ class Underlay(Protocol):
     Attributes:
         senders: The pool; its size is a power of two.  A flow keeps to one of them.
         ladder: Which offloads it has, probed; an engine lowers what fails at run time.
+        super_doors: Where super-frames leave whole; None: nowhere.
         fileno: Becomes readable when refusals wait.
     """
 
@@ -159,6 +216,8 @@ class Underlay(Protocol):
     def senders(self) -> Sequence[Sender]: ...
     @property
     def ladder(self) -> Ladder: ...
+    @property
+    def super_doors(self) -> SuperDoors | None: ...
     def fileno(self) -> int: ...
     def open_port(self, port: int) -> UnderlayPort:
         """Binds (address, port) for receiving.

@@ -92,6 +92,7 @@ class PythonDatapath:
             write=self._ingress.write,
             spinner=spinner,
         )
+        self._super_losses: dict[Underlay, int] = {}
         self._path_checked_at = clock()
         self._closed = False
         tables.subscribe(self._tables_changed)
@@ -235,6 +236,18 @@ class PythonDatapath:
             if lost > 0:  # whose they were cannot be known where networks share the port
                 owner = owners[0] if len(owners) == 1 else None
                 self._recorder.counters.lost_before_us(DropReason.RECEIVE_OVERRUN, owner, frames=lost)
+        for underlay in self._underlays:
+            self._count_super_losses(underlay)
+
+    def _count_super_losses(self, underlay: Underlay) -> None:
+        """Super-packets that were counted as sent and never reached the egress device."""
+        if underlay.super_doors is None:
+            return
+        losses = underlay.super_doors.losses()
+        lost, self._super_losses[underlay] = losses - self._super_losses.get(underlay, 0), losses
+        owner = next(iter(self._networks)) if len(self._networks) == 1 else None
+        for _ in range(lost):
+            self._recorder.counters.lost_after_us(DropReason.UNDERLAY_ERROR, owner, None)
 
     # ── Seeing ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -117,25 +117,27 @@ def split_untrusted(
     """
     if len(header) < VNET_HEADER_LENGTH:
         return DropReason.INNER_MALFORMED
-    flags, gso_type, _, size, l4_at, checksum_at = _Vnet.unpack_from(header)
-    if gso_type == GSO_NONE:
-        segment_size = len(prefix) + len(frame)
-        if segment_size > payload_max:
-            return DropReason.MTU_EXCEEDED
-        if flags & NEEDS_CSUM and not _finish_checksum(frame, l4_at, l4_at + checksum_at):
-            return DropReason.INNER_MALFORMED
-        return [Run([prefix, frame], segment_size, 1)]
-    version, protocol, expected_at = _KINDS.get(gso_type, (0, 0, 0))
-    if not flags & NEEDS_CSUM or not size or not protocol or checksum_at != expected_at:
+    if header[1] == GSO_NONE:
+        return _whole(header, frame, prefix, payload_max)
+    place = locate_untrusted(header, frame)
+    if place is None:
         return DropReason.INNER_MALFORMED
-    place = _locate(frame, version, protocol, l4_at)
-    if place is None or len(frame) - place.payload_at > size * SUPER_SEGMENTS_MAX:
-        return DropReason.INNER_MALFORMED
-    segment_size = len(prefix) + min(len(frame), place.payload_at + size)
+    segment_size = len(prefix) + min(len(frame), place.payload_at + place.size)
     if segment_size > payload_max:
         return DropReason.MTU_EXCEEDED
-    split = _split_tcp if protocol == TCP else _split_udp
-    return _runs(split(frame, place, size, prefix), segment_size)
+    split = _split_tcp if place.protocol == TCP else _split_udp
+    return _runs(split(frame, place, place.size, prefix), segment_size)
+
+
+def _whole(header: Buffer, frame: memoryview, prefix: bytes, payload_max: int) -> list[Run] | DropReason:
+    """A frame that is cut nowhere, its checksum finished where it lies."""
+    flags, _, _, _, l4_at, checksum_at = _Vnet.unpack_from(header)
+    segment_size = len(prefix) + len(frame)
+    if segment_size > payload_max:
+        return DropReason.MTU_EXCEEDED
+    if flags & NEEDS_CSUM and not _finish_checksum(frame, l4_at, l4_at + checksum_at):
+        return DropReason.INNER_MALFORMED
+    return [Run([prefix, frame], segment_size, 1)]
 
 
 def word_sums(pieces: Sequence[Buffer]) -> list[int]:
@@ -174,17 +176,40 @@ def _finish_checksum(frame: memoryview, start: int, field_at: int) -> bool:
 # ── Where things are ────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Place(NamedTuple):
-    """Where the headers of a super-frame begin, in octets from the frame's first."""
+class Place(NamedTuple):
+    """Where the headers of a super-frame begin, in octets from the frame's first, and what they are.
+
+    Attributes:
+        protocol: TCP or UDP.
+        size: Octets of payload in each segment but the last.
+    """
 
     version: int
+    protocol: int
     network_at: int
     l4_at: int
     payload_at: int
+    size: int
+
+    @property
+    def checksum_at(self) -> int:
+        """Where the checksum stands in the TCP or UDP header."""
+        return TCP_CHECKSUM if self.protocol == TCP else UDP_CHECKSUM
 
 
-def _locate(frame: memoryview, version: int, protocol: int, l4_at: int) -> _Place | None:
-    """Where things are, None where the frame and its virtio header disagree."""
+def locate_untrusted(header: Buffer, frame: memoryview) -> Place | None:
+    """Where things are in a super-frame; None where it and its virtio header disagree."""
+    flags, gso_type, _, size, l4_at, checksum_at = _Vnet.unpack_from(header)
+    version, protocol, expected_at = _KINDS.get(gso_type, (0, 0, 0))
+    if not flags & NEEDS_CSUM or not size or not protocol or checksum_at != expected_at:
+        return None
+    place = _locate(frame, version, protocol, l4_at, size)
+    if place is None or len(frame) - place.payload_at > size * SUPER_SEGMENTS_MAX:
+        return None
+    return place
+
+
+def _locate(frame: memoryview, version: int, protocol: int, l4_at: int, size: int) -> Place | None:
     length = len(frame)
     l4_length = TCP_LENGTH if protocol == TCP else UDP_LENGTH
     if l4_at + l4_length > length:
@@ -201,7 +226,7 @@ def _locate(frame: memoryview, version: int, protocol: int, l4_at: int) -> _Plac
         is_sound = is_sound and TCP_LENGTH <= l4_length <= length - l4_at
     else:
         is_sound = is_sound and _Word.unpack_from(frame, l4_at + 4)[0] == length - l4_at
-    return _Place(version, network_at, l4_at, l4_at + l4_length) if is_sound else None
+    return Place(version, protocol, network_at, l4_at, l4_at + l4_length, size) if is_sound else None
 
 
 def _ethertype(frame: memoryview, end: int) -> tuple[int, int]:
@@ -255,9 +280,9 @@ def _udp_header(head: int) -> struct.Struct:
     return struct.Struct(f"!{head}sHH")
 
 
-def _split_tcp(frame: memoryview, place: _Place, size: int, prefix: bytes) -> list[Buffer]:
+def _split_tcp(frame: memoryview, place: Place, size: int, prefix: bytes) -> list[Buffer]:
     """Header, payload, header, payload: two buffers a segment."""
-    _, _, l4_at, payload_at = place
+    l4_at, payload_at = place.l4_at, place.payload_at
     flags = frame[l4_at + 13]
     (sequence,) = struct.unpack_from("!I", frame, l4_at + 4)
     options = bytes(frame[l4_at + 18 : payload_at])
@@ -291,9 +316,9 @@ def _split_tcp(frame: memoryview, place: _Place, size: int, prefix: bytes) -> li
     return buffers
 
 
-def _split_udp(frame: memoryview, place: _Place, size: int, prefix: bytes) -> list[Buffer]:
+def _split_udp(frame: memoryview, place: Place, size: int, prefix: bytes) -> list[Buffer]:
     """The same for UDP."""
-    _, _, l4_at, payload_at = place
+    l4_at, payload_at = place.l4_at, place.payload_at
     build = _udp_header(len(prefix) + l4_at + 4).pack
     # The length stands in the header and in the pseudo-header, whose seed is in the checksum field.
     base = (int.from_bytes(frame[l4_at:payload_at], "big") - 2 * (len(frame) - l4_at)) % WORD_MAX
@@ -318,14 +343,14 @@ def _cut(frame: memoryview, payload_at: int, size: int, indices: range) -> list[
     return [frame[at : at + size] for at in range(start, stop, size)]
 
 
-def _heads(frame: memoryview, place: _Place, prefix: bytes, indices: range, length: int) -> list[bytes]:
+def _heads(frame: memoryview, place: Place, prefix: bytes, indices: range, length: int) -> list[bytes]:
     """What stands before TCP's sequence number or UDP's length, for each segment: prefix to ports.
 
     Args:
         indices: Which segments of the super-frame.
         length: Octets of each of them as a frame.
     """
-    version, at, l4_at, _ = place
+    version, at, l4_at = place.version, place.network_at, place.l4_at
     ports_end = l4_at + 4
     if version == 6:
         payload_length = _Word.pack(length - at - 40)

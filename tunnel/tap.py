@@ -6,7 +6,8 @@
 The device is created by python-pytun where it is installed (it has wheels for x86-64 alone) and by the
 same ioctl made here elsewhere; either way what remains is one descriptor of ours, non-blocking and
 closed on exec.  Non-blocking is more than courtesy: together with a send buffer nobody has touched
-(TUNSETSNDBUF is never called) it lets the kernel build the packet in one copy.
+(TUNSETSNDBUF is never called; `bound_writes` says for whom it is) it lets the kernel build the packet in
+one copy.
 
 What a descriptor answers when its device changes, seen on Linux 6.18:
 
@@ -47,6 +48,7 @@ CLONE_DEVICE = "/dev/net/tun"
 TUNSETIFF = 0x400454CA
 TUNSETOFFLOAD = 0x400454D0
 TUNGETIFF = 0x800454D2
+TUNSETSNDBUF = 0x400454D4
 TUNSETVNETHDRSZ = 0x400454D8
 TUNSETCARRIER = 0x400454E2
 SIOCGIFHWADDR = 0x8927
@@ -64,8 +66,10 @@ HEADER_LENGTH = 10  # struct virtio_net_hdr
 NO_OFFLOADS = 0
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6 = 0x01, 0x02, 0x04
 TUN_F_USO4, TUN_F_USO6 = 0x20, 0x40  # Linux ≥ 6.2, and only together
+TUN_F_UDP_TUNNEL_GSO, TUN_F_UDP_TUNNEL_GSO_CSUM = 0x80, 0x100  # Linux ≥ 6.17
 SUPER_FRAMES = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6
 SUPER_FRAMES_AND_USO = SUPER_FRAMES | TUN_F_USO4 | TUN_F_USO6
+SUPER_PACKETS = SUPER_FRAMES_AND_USO | TUN_F_UDP_TUNNEL_GSO | TUN_F_UDP_TUNNEL_GSO_CSUM
 DEVICE_TABLE = Path("/proc/net/dev")
 
 
@@ -90,6 +94,7 @@ class Tap:
     Args:
         name: What the device is called, 1 to 15 octets; `weft%d` lets the kernel number it.
         offload_mask: The TUN_F_* offloads the kernel may leave undone in what it hands us.
+        header_length: Octets of virtio header before every frame, read or written.
 
     Raises:
         DeviceError: No TAP devices here, no right to make one, the name taken or invalid, or an offload
@@ -99,7 +104,9 @@ class Tap:
     read_into: Callable[[Sequence[Buffer]], int]
     write: Callable[[Sequence[Buffer]], int]
 
-    def __init__(self, name: str, *, offload_mask: int = NO_OFFLOADS) -> None:
+    def __init__(
+        self, name: str, *, offload_mask: int = NO_OFFLOADS, header_length: int = HEADER_LENGTH
+    ) -> None:
         _require_name(name)
         try:
             self._fd = _create(name)
@@ -107,7 +114,7 @@ class Tap:
             raise _refused(name, error) from error
         self.offload_mask = offload_mask
         try:
-            self._name = self._prepare()
+            self._name = self._prepare(header_length)
             self.takes_udp_super_frames = self._accepts(SUPER_FRAMES_AND_USO)
             fcntl.ioctl(self._fd, TUNSETOFFLOAD, offload_mask)
         except OSError as error:
@@ -121,10 +128,10 @@ class Tap:
         self.read_into = partial(os.readv, self._fd)
         self.write = partial(os.writev, self._fd)
 
-    def _prepare(self) -> str:
+    def _prepare(self, header_length: int) -> str:
         """Makes the device ours whatever its last owner left; returns the name the kernel gave it."""
         self.set_carrier(up=False)
-        fcntl.ioctl(self._fd, TUNSETVNETHDRSZ, struct.pack("i", HEADER_LENGTH))
+        fcntl.ioctl(self._fd, TUNSETVNETHDRSZ, struct.pack("i", header_length))
         return _text(fcntl.ioctl(self._fd, TUNGETIFF, bytes(IFREQ_LENGTH))[:IFNAMSIZ])
 
     def _accepts(self, mask: int) -> bool:
@@ -159,6 +166,13 @@ class Tap:
             OSError: EBADFD, the device is gone.
         """
         fcntl.ioctl(self._fd, TUNSETCARRIER, struct.pack("i", up))
+
+    def bound_writes(self, octets: int) -> None:
+        """From now on a write is refused (EAGAIN) while that much of what was written is still under way.
+
+        Not for a TAP that frames are delivered to: the kernel then no longer builds a short one in one copy.
+        """
+        fcntl.ioctl(self._fd, TUNSETSNDBUF, struct.pack("i", octets))
 
     def overruns(self) -> int:
         """Frames dropped since the opening because the queue towards us was full.

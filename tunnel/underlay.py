@@ -41,7 +41,7 @@ from typing import TypeVar
 from overlay.addr import IpAddress, parse_ip
 from overlay.errors import DeviceError
 from tunnel import netlink
-from tunnel.interfaces import Ancillary, Buffer, Refusal, SockAddr, Underlay
+from tunnel.interfaces import Ancillary, Buffer, Refusal, SockAddr, SuperDoors, Underlay
 from tunnel.ladder import Feature, Ladder, Switches
 
 # From the specification: the kernel's <asm-generic/socket.h>, <linux/in.h>, <linux/in6.h>, <linux/udp.h>,
@@ -114,13 +114,9 @@ class UdpSender(_Bound):
 
     def __init__(self, bound: socket.socket) -> None:
         super().__init__(bound)
+        self.port = int(bound.getsockname()[1])
         self.send = bound.sendto
         self.send_marked = bound.sendmsg
-
-    @property
-    def port(self) -> int:
-        """The source port of what this sends."""
-        return int(self._socket.getsockname()[1])
 
     def refusals(self) -> list[Refusal]:
         """The ICMP errors that wait on this socket; taking them also clears its pending error."""
@@ -212,6 +208,7 @@ class UdpUnderlay:
             raise
         self.senders: Sequence[UdpSender] = tuple(senders)
         self.ladder = Ladder(switches)
+        self.super_doors: SuperDoors | None = None  # whoever watches the host for them puts them here
         self.probe(Feature.UDP_GSO)
         self.probe(Feature.UDP_GRO)
 

@@ -24,7 +24,7 @@ from random import Random
 from bench.lab.virtual import VirtualReactor
 from overlay.addr import IpAddress, parse_ip
 from overlay.errors import DeviceError
-from tunnel.interfaces import Ancillary, Buffer, Refusal, SockAddr
+from tunnel.interfaces import Ancillary, Buffer, Refusal, SockAddr, SuperDoors
 from tunnel.ladder import Feature, Ladder
 
 # From the specification
@@ -185,6 +185,7 @@ class SimulatedUnderlay:
         self.device = "sim0"
         self.mtu = mtu
         self.ladder = Ladder()
+        self.super_doors: SuperDoors | None = None
         for feature in (Feature.UDP_GSO, Feature.UDP_GRO):
             self.ladder.probed(feature, None)
         self.senders = [SimulatedSender(self, FIRST_SOURCE_PORT + number) for number in range(POOL_SIZE)]

@@ -79,6 +79,18 @@ def test_crashes_are_known_everywhere_within_the_model() -> None:
     assert_snapshot("detection", table(head, rows))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_crash_is_not_held_against_those_who_found_it(seed: int) -> None:
+    # Who asked others in vain and heard their nacks is well, and goes on probing at its usual pace.
+    with world(seed, "crash-health") as made:
+        victim, *survivors = made.pool(6)
+        made.run(2.0)
+        made.kill(victim)
+        while not all(believes(actor, victim.name, MemberState.DEAD) for actor in survivors):
+            made.run(0.1)
+            assert {actor.core.statistics().health for actor in survivors} == {0}
+
+
 def test_a_crash_among_a_thousand_is_known_within_the_model() -> None:
     first, last = model(1000)
     with world(7, "crash-1000", keeps_events=False) as made:

@@ -6,7 +6,8 @@
 
 One probe is under way at a time.  An ack counts whenever it comes before the interval ends, by whichever way.
 Who was asked to ask and hears nothing says so (a nack), in time to be heard before the interval ends: nacks
-that do not come mean that it is we who are cut off.  A target that answers TCP only is alive behind a bad firewall: it is reported, not suspected.
+that do not come mean that it is we who are cut off.  A target that answers TCP only is alive behind a bad
+firewall: it is reported, not suspected.
 
 We ask on behalf of others too, but only members we know, and only so often for one requester: an indirect
 ping is otherwise a way to have us send datagrams to anybody.

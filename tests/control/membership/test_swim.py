@@ -304,6 +304,14 @@ def test_an_indirect_probe_is_made_and_its_end_is_told() -> None:
     assert (at(2), [Nack(6)]) in bench.take_datagrams()
 
 
+def test_a_nack_is_back_before_the_askers_interval_ends() -> None:
+    # It asks others after half of its interval of a second, and takes a nack that comes later for none.
+    bench = Bench(3)
+    bench.receive(IndirectPing(6, at(1), "m1", wants_nack=True), sender=at(2))
+    bench.run(0.4)
+    assert (at(2), [Nack(6)]) in bench.take_datagrams()
+
+
 def test_one_requester_gets_so_many_relays_a_second() -> None:
     bench = Bench(3)
     for seq in range(100):

@@ -1,4 +1,4 @@
-"""What stands before a super-packet, dissected by scapy and by a struct of our own, and judged for its sums."""
+"""What stands before a super-packet, dissected by scapy and a struct of our own, its sums added anew."""
 
 from __future__ import annotations
 

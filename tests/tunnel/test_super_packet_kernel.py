@@ -119,7 +119,7 @@ def as_datagram(segment: bytes, version: int, number: int, *, ecn: int, has_chec
     source, destination = map(str, ADDRESSES[version])
     ip: Any
     if version == 4:
-        # The kernel numbers what it cuts from where we began, which is zero (RFC 6864: with DF it says nothing).
+        # The kernel numbers what it cuts from where we began, zero (with DF it says nothing: RFC 6864).
         ip = IP(src=source, dst=destination, tos=ecn, flags="DF", id=number, ttl=64)
     else:
         ip = IPv6(src=source, dst=destination, tc=ecn, hlim=64)

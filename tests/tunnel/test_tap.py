@@ -16,9 +16,10 @@ from support.namespace import Namespace, exit_status_as_nobody, needs_namespaces
 
 from overlay.addr import Mac, format_mac, parse_mac
 from overlay.errors import DeviceError
+from tunnel import netlink
 from tunnel import tap as tap_module
 from tunnel.interfaces import Buffer, FrameDevice
-from tunnel.tap import FLAGS, HEADER_LENGTH, TUNSETIFF, TUNSETOFFLOAD, Tap
+from tunnel.tap import FLAGS, HEADER_LENGTH, SUPER_PACKETS, TUNSETIFF, TUNSETOFFLOAD, Tap
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(30), needs_namespaces]
 
@@ -109,6 +110,16 @@ def persistent_tap(name: str, *, offloads: int) -> None:
     os.close(fd)
 
 
+def writes_taken(tap: Tap, frame: bytes, most: int) -> int:
+    """How many of so many writes are taken."""
+    for count in range(most):
+        try:
+            tap.write([NO_GSO, frame])
+        except BlockingIOError:
+            return count
+    return most
+
+
 def test_both_creators_give_the_same_descriptor(host: Namespace, creator: str) -> None:
     tap = Tap("weft0")
     flags = struct.unpack_from("H", fcntl.ioctl(tap.fileno(), tap_module.TUNGETIFF, bytes(40)), 16)[0]
@@ -151,6 +162,54 @@ def test_a_frame_written_from_pieces_reaches_the_host_whole(tap: Tap, wire: sock
     pieces: list[Buffer] = [NO_GSO, BROADCAST_FRAME[:14], memoryview(BROADCAST_FRAME)[14:]]
     assert tap.write(pieces) == HEADER_LENGTH + len(BROADCAST_FRAME)
     assert wire.recv(2048) == BROADCAST_FRAME
+
+
+@pytest.mark.parametrize("length", [10, 12, 24])
+def test_a_header_of_another_length_stands_before_every_frame_both_ways(host: Namespace, length: int) -> None:
+    tap = Tap("weft0", header_length=length)
+    host.run("ip link set weft0 addrgenmode none", "ip link set weft0 up")
+    tap.set_carrier(up=True)
+    with packet_socket("weft0") as wire:
+        assert tap.write([bytes(length), BROADCAST_FRAME]) == length + len(BROADCAST_FRAME)
+        assert wire.recv(2048) == BROADCAST_FRAME
+        wire.send(BROADCAST_FRAME)
+        header, frame = bytearray(length), bytearray(2048)
+        assert tap.read_into([header, frame]) == length + len(BROADCAST_FRAME)
+        assert frame[: len(BROADCAST_FRAME)] == BROADCAST_FRAME
+    tap.close()
+
+
+def test_a_header_too_short_for_any_is_refused_and_leaves_nothing(host: Namespace) -> None:
+    with pytest.raises(DeviceError) as caught:
+        Tap("weft0", header_length=4)
+    assert caught.value.errno == errno.EINVAL
+    assert "weft0" not in host.run("ip link")
+
+
+def test_tunnel_offloads_need_the_long_header_to_say_where_things_are(host: Namespace) -> None:
+    tap = Tap("weft0", offload_mask=SUPER_PACKETS, header_length=24)
+    assert "tx-udp_tnl-segmentation: on" in host.run("ethtool -k weft0")
+    tap.close()
+
+
+def test_writes_are_refused_while_so_much_is_under_way_and_not_after(host: Namespace, tap: Tap) -> None:
+    host.run("ip link add slow type veth peer name far", "ip link set slow up", "ip link set far up")
+    host.run("tc qdisc add dev slow root tbf rate 8kbit burst 2kb limit 10mb")
+    netlink.redirect("weft0", "slow")
+    long_frame = BROADCAST_FRAME.ljust(1400, b"\0")
+    tap.bound_writes(50_000)
+
+    # What a packet is charged for is more than its octets, and less than three times that.
+    assert 50_000 // (3 * 1400) <= writes_taken(tap, long_frame, 1000) <= 50_000 // 1400 + 3
+    host.run("tc qdisc del dev slow root")  # with which what it held goes
+    assert writes_taken(tap, long_frame, 30) == 30
+
+
+def test_without_a_bound_writes_are_taken_whatever_is_under_way(host: Namespace, tap: Tap) -> None:
+    host.run("ip link add slow type veth peer name far", "ip link set slow up", "ip link set far up")
+    host.run("tc qdisc add dev slow root tbf rate 8kbit burst 2kb limit 10mb")
+    netlink.redirect("weft0", "slow")
+    assert writes_taken(tap, BROADCAST_FRAME.ljust(1400, b"\0"), 300) == 300
 
 
 def test_a_read_too_small_cuts_that_frame_and_only_that_frame(tap: Tap, wire: socket.socket) -> None:

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.membership import STRANGER, US, Bench, alive, at, dead, left, state_of, suspect
 
-from control.membership.config import AMPLIFICATION
 from control.membership.events import MemberChanged, MemberReaped, NameConflict, Refusal
 from control.membership.member import VERSIONS, Endpoint, MemberState
 from control.membership.tags import encode_tags
@@ -279,7 +278,7 @@ def test_answers_stay_within_three_times_the_question(keys: tuple[bytes, ...], p
         answered = bench.core.datagrams_to_send(now=bench.now)
         assert {datagram.to for datagram in answered} <= {sender}
         assert answered
-        assert sum(len(datagram.data) for datagram in answered) <= AMPLIFICATION * len(question)
+        assert sum(len(datagram.data) for datagram in answered) <= 3 * len(question)
 
 
 def test_an_indirect_probe_of_a_stranger_is_refused() -> None:

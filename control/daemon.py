@@ -29,6 +29,7 @@ from control.network import ServedNetwork, UnderlaySurvey, survey
 from control.operator import config as configuration
 from control.operator.schema import Config, Engine, Switch
 from control.operator.systemd import notify, reloading
+from control.routed import serve, sweep
 from control.upkeep import aged, refresh
 from control.watching import Events
 from overlay.addr import IpAddress, NetworkId
@@ -92,6 +93,7 @@ class Daemon:
         self._networks: dict[NetworkId, ServedNetwork] = {}
         self._pool: Pool | None = None
         self._stopped = asyncio.Event()
+        self._rang = asyncio.Event()  # the doorbell, or somebody who knows that the kernel must be looked at
         self._exit_code = 0
         self._seen_until = time.monotonic()
 
@@ -130,7 +132,7 @@ class Daemon:
         await asyncio.to_thread(self._open_networks, stack)
         self._open_datapath(stack, loop)
         for network in self._networks.values():
-            await asyncio.to_thread(network.announce)
+            await self._announce(network)
         await self._open_for_others(stack, engine)
         gc.freeze()  # what is there now stays: no collection walks it again
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -151,7 +153,6 @@ class Daemon:
         repairs = self._config.offload.rx_repair is not Switch.OFF
         for network in self._networks.values():
             self._datapath.attach(network.attachment(repairs=repairs))
-        self._program()
 
     async def _open_for_others(self, stack: AsyncExitStack, engine: EngineChoice) -> None:
         """The pool and the local API.
@@ -199,8 +200,9 @@ class Daemon:
 
     def _open_networks(self, stack: AsyncExitStack) -> None:
         """Blocks for netlink."""
+        sweep()
         for config in self._config.networks:
-            network = ServedNetwork(config, self._tables, self._underlays)
+            network = serve(config, self._tables, self._underlays)
             stack.callback(network.close)
             self._networks[network.id] = network
             log.info("network %s on %s, MTU %d", network.id, config.device, network.mtu)
@@ -208,9 +210,15 @@ class Daemon:
     def _choose_underlay(self, address: IpAddress) -> UdpUnderlay | None:
         return choose(self._underlays, address)
 
-    def _program(self) -> None:
-        """Makes the tables hold what is wanted now."""
-        wanted = desired(self._config.networks)
+    async def _announce(self, network: ServedNetwork) -> None:
+        """Has kernel and tables know the network and its peers, in the order of `control.intent.reconcile`."""
+        await asyncio.to_thread(network.prepare)
+        self._program(network)
+        await asyncio.to_thread(network.announce)
+
+    def _program(self, network: ServedNetwork) -> None:
+        """Makes the network's tables hold what is wanted now."""
+        wanted = desired([network.config])
         for step in reconcile(wanted, self._tables, now=time.monotonic()):
             log.info("%s", step.what)
             self._tables.apply(step.delta)
@@ -247,17 +255,16 @@ class Daemon:
     async def _answer_the_door(self, stack: AsyncExitStack) -> None:
         """When links, addresses or routes change: looks at everything again and restores what is ours."""
         loop = asyncio.get_running_loop()
-        rang = asyncio.Event()
 
         def answer() -> None:
             """Reads the bell at once: left ringing, it would wake the loop without end while we look."""
             if self._doorbell.ring():
-                rang.set()
+                self._rang.set()
 
         loop.add_reader(self._doorbell.fileno(), answer)
         stack.callback(loop.remove_reader, self._doorbell.fileno())
         while True:
-            await self._wait_for_change(rang)
+            await self._wait_for_change()
             for found in await self._survey():
                 self._note_underlay(found)
             self._datapath.reroute()
@@ -274,16 +281,16 @@ class Daemon:
                 log.warning("%s: looking again", error)
                 await asyncio.sleep(SURVEY_REST_SECONDS)
 
-    async def _wait_for_change(self, rang: asyncio.Event) -> None:
+    async def _wait_for_change(self) -> None:
         """Returns when the doorbell rang, or after a second while something is still missing."""
         is_whole = all(network.problem is None for network in self._networks.values())
         patience = None if is_whole else UPKEEP_SECONDS
         try:
             async with asyncio.timeout(patience):
-                await rang.wait()
+                await self._rang.wait()
         except TimeoutError:
             return
-        rang.clear()
+        self._rang.clear()
 
     def _note_underlay(self, found: UnderlaySurvey) -> None:
         missing = self._introspector.missing_underlays
@@ -313,6 +320,7 @@ class Daemon:
             if network.problem is None:
                 log.error("network %s: %s; %s", network.id, error, error.why)
             network.problem = error
+            self._program(network)
             return
         if replaced is not None or network.problem is not None or network.mtu != mtu_before:
             log.info("network %s on %s, MTU %d", network.id, network.config.device, network.mtu)
@@ -321,7 +329,7 @@ class Daemon:
         if replaced is not None:
             replaced.close()
         try:
-            await asyncio.to_thread(network.announce)
+            await self._announce(network)
         except (DeviceError, OSError) as error:  # it went again meanwhile: the doorbell has rung for that
             log.warning("network %s: %s", network.id, error)
 
@@ -351,4 +359,9 @@ class Daemon:
         )
         self._config = self._config.model_copy(update={"networks": networks})
         self._introspector.use_config(self._config)
-        self._program()
+        for config in networks:
+            network = self._networks[config.id]
+            network.config = config
+            if not network.programs_kernel:
+                self._program(network)
+        self._rang.set()  # the rest takes a thread: neighbors and routes have their order with the tables

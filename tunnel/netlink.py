@@ -143,6 +143,10 @@ def _conversation(
     return call_from_anywhere
 
 
+conversation = _conversation
+"""For `tunnel.netroutes`, which is this file's other half."""
+
+
 def _refused(what: str, number: int) -> DeviceError:
     if number in (errno.EPERM, errno.EACCES):
         why = "changing links, addresses and routes needs CAP_NET_ADMIN"
@@ -345,6 +349,9 @@ def _none_for(numbers: tuple[int, ...]) -> Iterator[None]:
     except NetlinkError as error:
         if error.code not in numbers:
             raise
+
+
+none_for = _none_for
 
 
 # --- Changes ----------------------------------------------------------------------------------------

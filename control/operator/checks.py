@@ -15,7 +15,7 @@ from control.operator.problems import Finding
 from control.operator.schema import Config, Encap, Engine, Mode, NetworkConfig
 from control.operator.toml_lines import TomlPath
 
-ROUTED_ONLY = ("network", "net_conf", "subnet", "founders", "subnet_file")
+ROUTED_ONLY = ("network", "net_conf", "subnet", "founders", "subnet_file", "masquerade")
 
 
 def contradictions(config: Config) -> Iterator[Finding]:
@@ -159,7 +159,8 @@ def unsupported(config: Config) -> Iterator[Finding]:
     if config.node.engine is Engine.NATIVE:
         yield Finding(("node", "engine"), "this build has no native engine yet", '"auto"')
     for index, network in enumerate(config.networks):
-        if network.encap is Encap.FLANNEL_UDP:
-            yield Finding(("network", index, "encap"), "this build cannot carry flannel-udp yet")
-        elif network.mode is Mode.ROUTED:
-            yield Finding(("network", index, "mode"), "this build cannot route yet, only bridge", '"bridge"')
+        if network.mode is Mode.ROUTED and network.subnet is None:
+            why = "expected this node's subnet, found none: this build cannot lease one yet"
+            yield Finding(("network", index, "subnet"), why)
+        if network.founders:
+            yield Finding(("network", index, "founders"), "this build cannot grant leases yet")

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
+from control.intent.desired import NodeSubnet
 from control.operator.client import DEFAULT_SOCKET
 from control.operator.fields import (
     GOSSIP_PORT,
@@ -225,6 +226,8 @@ class NetworkConfig(Table):
     """Routed: the nodes that may grant leases."""
     subnet_file: PathField | None = None
     """Routed: where Flannel's subnet.env is written."""
+    masquerade: bool = False
+    """Routed: what leaves the overlay, and what enters it from elsewhere, has this host's address (nftables)."""
 
     @field_validator("peers", mode="before")
     @classmethod
@@ -247,6 +250,13 @@ class NetworkConfig(Table):
     def vteps(self) -> tuple[Vtep, ...]:
         """The static ones."""
         return tuple(peer.vtep for peer in self.peers)
+
+    @property
+    def nodes(self) -> tuple[NodeSubnet, ...]:
+        """Those with a subnet behind them."""
+        return tuple(
+            NodeSubnet(peer.vtep, peer.subnet, peer.mac) for peer in self.peers if peer.subnet is not None
+        )
 
 
 def _with_port(text: object, port: int) -> object:

@@ -211,7 +211,7 @@ class Daemon:
         return choose(self._underlays, address)
 
     async def _announce(self, network: ServedNetwork) -> None:
-        """Has kernel and tables know the network and its peers, in the order of `control.intent.reconcile`."""
+        """Has kernel and tables know the network and its peers, in `control.intent.reconcile`'s order."""
         await asyncio.to_thread(network.prepare)
         self._program(network)
         await asyncio.to_thread(network.announce)

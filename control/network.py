@@ -5,13 +5,13 @@ Everything here blocks for netlink: the daemon calls it before its loop turns, o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from control.operator.schema import NetworkConfig
 from control.operator.schema import Strictness as ConfiguredStrictness
-from overlay.addr import IpAddress, Mac, NetworkId
+from control.operator.vtep_mac import stable_mac
+from overlay.addr import Mac, NetworkId
 from overlay.bridge import Bridge, BridgePolicy
 from overlay.errors import DeviceError
 from overlay.tables import Tables
@@ -189,18 +189,6 @@ def survey(underlays: Sequence[UdpUnderlay]) -> tuple[UnderlaySurvey, ...]:
         link = netlink.link(device) if device is not None else None
         found.append(UnderlaySurvey(underlay, device, link.mtu if link is not None else None))
     return tuple(found)
-
-
-def stable_mac(config: NetworkConfig, underlay: IpAddress) -> Mac:
-    """The device's address: the same after every restart, and another at every VTEP.
-
-    Hosts remember who has an IP, and for minutes VTEPs that suppress neighbor discovery answer for them: a
-    node that came back with a random MAC would be there and unheard.  A VTEP's address, port, VNI and device
-    are nobody else's on the overlay.
-    """
-    digest = hashlib.sha256(f"{underlay} {config.port} {config.vni} {config.device}".encode()).digest()
-    # IEEE 802-2014 section 8.2: the second bit says locally administered, the first a group.
-    return Mac(bytes([digest[0] & 0xFC | 0x02]) + digest[1:6])
 
 
 def device_mtu(config: NetworkConfig, underlays: Sequence[UdpUnderlay]) -> int:

@@ -20,6 +20,7 @@ from ipaddress import IPv4Network, IPv6Network
 from overlay.addr import IpAddress, VtepId
 from overlay.fdb import Origin
 
+KEY_LENGTH = 5  # octets of an IPv4 subnet's key
 IpNetwork = IPv4Network | IPv6Network
 
 NOWHERE = b"\x00\x00\x00\x00\xff"  # no prefix is that long

@@ -262,14 +262,8 @@ class Tables:
                 return []
             case FdbRemove(network, mac):
                 return [fdb_key(network, mac)] if tables.fdb.remove(mac) else []
-            case NeighborReplace(network, ip, mac, origin, seen_at, is_router):
-                known = tables.neighbors.lookup(ip)
-                if known is not None and origin is Origin.LEARNED and known.origin is not Origin.LEARNED:
-                    return []
-                changed = tables.neighbors.replace(NeighborEntry(ip, mac, origin, seen_at, is_router))
-                return [neighbor_key(network, ip)] if changed else []
-            case NeighborRemove(network, ip):
-                return [neighbor_key(network, ip)] if tables.neighbors.remove(ip) else []
+            case NeighborReplace() | NeighborRemove():
+                return _write_neighbor(tables, change)
             case FloodReplace(network, vteps):
                 return [flood_key(network)] if tables.flood.replace(vteps) else []
             case RouteReplace() | RouteRemove():
@@ -293,6 +287,20 @@ class Tables:
             touched.append(fdb_key(network, mac))
         del tables.vteps[address]
         return [*touched, vtep_key(network, address)]
+
+
+def _write_neighbor(tables: NetworkTables, change: NeighborReplace | NeighborRemove) -> list[TableKey]:
+    neighbors = tables.neighbors
+    if isinstance(change, NeighborRemove):
+        changed = neighbors.remove(change.address)
+    else:
+        known = neighbors.lookup(change.address)
+        if known is not None and change.origin is Origin.LEARNED and known.origin is not Origin.LEARNED:
+            return []
+        changed = neighbors.replace(
+            NeighborEntry(change.address, change.mac, change.origin, change.seen_at, change.is_router)
+        )
+    return [neighbor_key(change.network, change.address)] if changed else []
 
 
 def _write_route(tables: NetworkTables, change: RouteReplace | RouteRemove) -> list[TableKey]:

@@ -65,7 +65,8 @@ MAC_OFFSET = IFNAMSIZ + 2  # in an ifreq: the name, sa_family, then the address
 TX_DROPPED_COLUMN = 11  # of /proc/net/dev, the first number after the name being 0
 
 # Ours
-FLAGS = IFF_NO_PI | IFF_VNET_HDR
+FLAGS = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+TUN_FLAGS = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR
 HEADER_LENGTH = 10  # struct virtio_net_hdr
 DESTINATION = slice(16, 20)  # of an IPv4 header (RFC 791 section 3.1)
 NO_OFFLOADS = 0
@@ -118,12 +119,12 @@ class Tap:
 
     read_into: Callable[[Sequence[Buffer]], int]
     write: Callable[[Sequence[Buffer]], int]
-    kind = IFF_TAP
+    flags = FLAGS
 
     def __init__(self, name: str, *, offload_mask: int = NO_OFFLOADS) -> None:
         _require_name(name)
         try:
-            self._fd = _create(name, self.kind | FLAGS)
+            self._fd = _create(name, self.flags)
         except OSError as error:
             raise _refused(name, error) from error
         self.offload_mask = offload_mask
@@ -206,7 +207,7 @@ class Tun(Tap):
         DeviceError: As `Tap`; or no right to open a raw socket.
     """
 
-    kind = IFF_TUN
+    flags = TUN_FLAGS
 
     def __init__(self, name: str, *, offload_mask: int = NO_OFFLOADS) -> None:
         super().__init__(name, offload_mask=offload_mask)

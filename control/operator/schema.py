@@ -219,7 +219,7 @@ class NetworkConfig(Table):
     network: NetworkField | None = None
     """Routed: the whole overlay; or net_conf."""
     net_conf: PathField | None = None
-    """Routed: Flannel's net-conf.json instead of network."""
+    """Routed: Flannel's net-conf.json instead of network, encap, vni and port."""
     subnet: NetworkField | None = None
     """Routed: this node's subnet; left out, it is leased."""
     founders: tuple[NameField, ...] = _list()
@@ -227,7 +227,7 @@ class NetworkConfig(Table):
     subnet_file: PathField | None = None
     """Routed: where Flannel's subnet.env is written."""
     masquerade: bool = False
-    """Routed: what leaves the overlay, and what enters it from elsewhere, has this host's address (nftables)."""
+    """Routed: what leaves the overlay, or enters it from elsewhere, gets this host's address (nftables)."""
 
     @field_validator("peers", mode="before")
     @classmethod

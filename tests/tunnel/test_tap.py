@@ -289,7 +289,7 @@ def test_an_impossible_name_is_refused_before_the_kernel_is_asked(name: str) -> 
 def test_a_refusal_says_why_and_what_to_do(
     monkeypatch: pytest.MonkeyPatch, number: int, device: str, why: str, advice: str
 ) -> None:
-    def refuse(_name: str) -> int:
+    def refuse(_name: str, _flags: int) -> int:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(tap_module, "_create", refuse)

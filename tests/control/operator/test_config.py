@@ -281,8 +281,10 @@ ONE_PROBLEM = [
     (ROUTED + 'subnet = "10.5.1.1/24"\n', 4, "network[0].subnet", "no host bits set", None),
     (ROUTED + 'address = ["10.6.0.1/32"]\n', 4, "network[0].address[0]", "outside the network", None),
     (
-        ROUTED + 'subnet = "10.5.1.0/24"\npeers = [{ vtep = "192.0.2.2", subnet = "10.5.0.0/20" }]\n',
-        5,
+        ROUTED
+        + 'subnet = "10.5.1.0/24"\nencap = "flannel-udp"\n'
+        + 'peers = [{ vtep = "192.0.2.2", subnet = "10.5.0.0/20" }]\n',
+        6,
         "network[0].peers[0].subnet",
         "10.5.0.0/20 overlaps 10.5.1.0/24",
         None,
@@ -421,8 +423,10 @@ def test_two_flannel_udp_networks_need_two_ports(tmp_path: Path) -> None:
         ("", []),
         ('[node]\nengine = "native"\n', ["node.engine"]),
         ("[gossip]\n", []),
-        (ROUTED, ["network[1].mode"]),
-        (ROUTED + 'encap = "flannel-udp"\n', ["network[1].encap"]),
+        (ROUTED, ["network[1].subnet"]),
+        (ROUTED + 'founders = ["n1"]\n', ["network[1].subnet", "network[1].founders"]),
+        (ROUTED + 'subnet = "10.5.1.0/24"\n', []),
+        (ROUTED + 'subnet = "10.5.1.0/24"\nencap = "flannel-udp"\n', []),
     ],
 )
 def test_what_this_build_cannot_run_yet_is_valid_and_named(

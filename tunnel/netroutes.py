@@ -53,7 +53,11 @@ def ensure_quiet(kernel: IPRoute, device: str) -> None:
     Raises:
         DeviceError: ENODEV, no such device; EPERM.
     """
-    index = _index(kernel, device)
+    found = kernel.link("get", ifname=device)[0]
+    index = found["index"]
+    # Setting what is set already is announced as a change all the same, to us too.
+    if found.get(("af_spec", "AF_INET6", "IFLA_INET6_ADDR_GEN_MODE")) == IN6_ADDR_GEN_MODE_NONE:
+        return
     mode = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]})]}
     with none_for(NO_IPV6):
         kernel.link("set", index=index, IFLA_AF_SPEC=mode)

@@ -1,6 +1,7 @@
 """The local API: what the daemon shows of itself, as JSON over HTTP/1.1 on a Unix socket.
 
-    GET /v1/status /v1/peers /v1/fdb /v1/neigh /v1/routes /v1/flows /v1/drops /v1/config  {"schema": …, "data": …}
+    GET /v1/status /v1/peers /v1/fdb /v1/neigh /v1/flows /v1/drops /v1/config     {"schema": …, "data": …}
+    GET /v1/routes                                                               the same, of routed networks
     GET /v1/members                                                              the pool, itself included
     GET /v1/watch                                                                one such object a line
     POST /v1/join {"hosts"} /v1/leave /v1/keys {"step", "key"}                   the pool is asked

@@ -291,6 +291,48 @@ ONE_PROBLEM = [
     ),
     (ROUTED + 'encap = "flannel-udp"\nvni = 1\n', 5, "network[0].vni", "expected no VNI", None),
     (
+        ROUTED
+        + 'encap = "flannel-udp"\n'
+        + 'peers = [{ vtep = "192.0.2.2", subnet = "10.5.2.0/24" },\n'
+        + '{ vtep = "192.0.2.3", subnet = "10.5.2.0/24" }]\n',
+        6,
+        "network[0].peers[1].subnet",
+        "10.5.2.0/24 is taken",
+        None,
+    ),
+    (
+        ROUTED + 'encap = "flannel-udp"\npeers = ["192.0.2.2"]\n',
+        5,
+        "network[0].peers[0].subnet",
+        "the subnet behind this peer",
+        None,
+    ),
+    (
+        ROUTED + 'peers = [{ vtep = "192.0.2.2", subnet = "10.5.2.0/24" }]\n',
+        4,
+        "network[0].peers[0].mac",
+        "the MAC of this peer's tunnel device",
+        None,
+    ),
+    (
+        ROUTED
+        + 'peers = [{ vtep = "192.0.2.2", subnet = "10.5.2.0/24", mac = "02:00:00:00:00:02" },\n'
+        + '{ vtep = "192.0.2.3", subnet = "10.5.3.0/24", mac = "02:00:00:00:00:02" }]\n',
+        5,
+        "network[0].peers[1].mac",
+        "02:00:00:00:00:02 is the peer 192.0.2.2's",
+        None,
+    ),
+    (ROUTED + 'subnet = "10.5.1.0/31"\n', 4, "network[0].subnet", "room for containers", None),
+    (NETWORK + "masquerade = true\n", 6, "network[0].masquerade", 'only with mode = "routed"', None),
+    (
+        '[[network]]\nmode = "routed"\nencap = "flannel-udp"\nnetwork = "fd00::/48"\n',
+        4,
+        "network[0].network",
+        "expected an IPv4 network",
+        None,
+    ),
+    (
         ROUTED + 'peers = [{ vtep = "192.0.2.2", mac = "01:00:5e:00:00:01" }]\n',
         4,
         "network[0].peers[0].mac",

@@ -200,7 +200,7 @@ class Daemon:
 
     def _open_networks(self, stack: AsyncExitStack) -> None:
         """Blocks for netlink."""
-        sweep()
+        sweep(self._config.networks)
         for config in self._config.networks:
             network = serve(config, self._tables, self._underlays)
             stack.callback(network.close)

@@ -15,7 +15,7 @@ Everything here blocks for netlink, as in `control.network`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, ip_interface
 
 from control.network import ServedNetwork
@@ -50,9 +50,12 @@ def serve(config: NetworkConfig, tables: Tables, underlays: Sequence[UdpUnderlay
     return PacketNetwork(config, tables, underlays)
 
 
-def sweep() -> None:
-    """Removes what a daemon that was killed could not: all else went with its devices."""
-    sweep_masquerade()
+def sweep(networks: Iterable[NetworkConfig]) -> None:
+    """Removes what a daemon that was killed could not; the rest went with its devices, or is found on them.
+
+    The networks' devices are about to be ours.
+    """
+    sweep_masquerade({network.device for network in networks})
 
 
 class RoutedNetwork(ServedNetwork):

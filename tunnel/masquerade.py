@@ -20,6 +20,7 @@ import errno
 import json
 import re
 import subprocess
+from collections.abc import Collection
 from typing import Any
 
 from overlay.errors import DeviceError
@@ -62,7 +63,7 @@ def ruleset(device: str, network: IpNetwork, subnet: IpNetwork) -> str:
 
 def table_name(device: str) -> str:
     """What nft takes for a name has letters, digits and little else; the rest is written as /hex."""
-    return PREFIX + re.sub(r"[^A-Za-z0-9_.-]", lambda match: f"/{match[0].encode().hex()}", device)
+    return PREFIX + re.sub(r"[^A-Za-z0-9_.-]", lambda match: f"/{match[0].encode().hex()}/", device)
 
 
 def ensure_masquerade(device: str, network: IpNetwork, subnet: IpNetwork) -> None:
@@ -82,12 +83,18 @@ def remove_masquerade(device: str) -> None:
             _delete(family, table)
 
 
-def sweep_masquerade() -> None:
-    """Takes the tables away whose device is no more: their daemon had no time to."""
+def sweep_masquerade(ours: Collection[str]) -> None:
+    """Takes the tables away whose device is no more, or is about to be ours: their daemon had no time to."""
     for family, table in _tables():
-        device = re.sub(r"/((?:[0-9a-f]{2})+)", lambda match: bytes.fromhex(match[1]).decode(), table)
-        if table.startswith(PREFIX) and netlink.link(device.removeprefix(PREFIX)) is None:
+        device = device_of(table)
+        if device in ours or netlink.link(device) is None:
             _delete(family, table)
+
+
+def device_of(table: str) -> str:
+    """The inverse of `table_name`."""
+    written = table.removeprefix(PREFIX)
+    return re.sub(r"/([0-9a-f]+)/", lambda match: bytes.fromhex(match[1]).decode(errors="replace"), written)
 
 
 def _delete(family: str, table: str) -> None:

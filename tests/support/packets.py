@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, ip_network
+from typing import Any
 
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.packet import Raw
@@ -21,7 +22,7 @@ def packet(
     payload: bytes = b"payload",
     *,
     ttl: int = 64,
-    **fields: object,
+    **fields: Any,
 ) -> bytes:
     """A UDP packet."""
     ip = IP(src=str(source), dst=str(destination), ttl=ttl, **fields)

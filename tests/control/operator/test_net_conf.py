@@ -80,8 +80,8 @@ def test_an_ipv6_network_alone() -> None:
         ('{"Network": "fd00::/64"}', ["net-conf.json:1: Network: expected an IPv4 subnet"]),
         (
             (
-                '{\n"EnableIPv4": "yes",\n"network": "10.5.0.0/16",\n"SubnetLen": 17,\n"subnetmin": "10.6.0.0",'
-                '\n"Backend": {"Type": "vxlan",\n "Port": -1,\n "VNI": 16777216}}'
+                '{\n"EnableIPv4": "yes",\n"network": "10.5.0.0/16",\n"SubnetLen": 17,\n'
+                '"subnetmin": "10.6.0.0",\n"Backend": {"Type": "vxlan",\n "Port": -1,\n "VNI": 16777216}}'
             ),
             [
                 "net-conf.json:2: EnableIPv4: expected true or false",

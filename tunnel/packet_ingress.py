@@ -29,7 +29,7 @@ from tunnel.carriage import (
 )
 from tunnel.ecn import mark_congested_untrusted
 from tunnel.flannel_udp import ETHERNET, forward_untrusted
-from tunnel.flows import Held
+from tunnel.flows import Flow, Held
 from tunnel.ingress import CONTROL_ROOM, UNMARKED, Ingress, read_control, reason_of
 from tunnel.interfaces import Buffer, Point
 from tunnel.meter import UpcallKind
@@ -39,7 +39,8 @@ from tunnel.recorder import Recorder
 from tunnel.spinner import Spinner
 from tunnel.upcalls import Upcalls
 
-_ADDRESSES = struct.Struct("!12xII")  # source, destination
+_ADDRESSES = struct.Struct("!II")  # source, destination
+ENDS = slice(ETHERNET_LENGTH + 12, ETHERNET_LENGTH + 20)  # where they stand in a frame
 
 DELIVER = Deliver()
 
@@ -102,8 +103,11 @@ class PacketIngress(Ingress):
                 recorder.drop(DropReason.UNKNOWN_VTEP, network, frame)
             return
         ready: list[memoryview] = []
+        ends, flow = b"", None  # neighbours mostly have the same two, and no flow comes or goes meanwhile
         for frame in frames:
-            packet = self._accept(network, vtep, frame, now=now, is_marked=is_marked)
+            if frame[ENDS] != ends or flow is None:
+                ends, flow = frame[ENDS].tobytes(), self._flow(network, vtep, frame)
+            packet = self._accept(network, vtep, flow, frame, now=now, is_marked=is_marked)
             if packet is not None:
                 ready.append(packet)
         if len(ready) > 1:
@@ -111,8 +115,22 @@ class PacketIngress(Ingress):
         elif ready:
             self._carry_one(network, vtep, DELIVER, ready[0], None)
 
+    @staticmethod
+    def _flow(network: PacketCarriage, vtep: VtepCarriage, frame: memoryview) -> Flow | None:
+        """The flow of what may yet turn out to be no packet."""
+        if len(frame) < ENDS.stop:
+            return None
+        return vtep.ingress.active.get(_key(network, frame))
+
     def _accept(
-        self, network: PacketCarriage, vtep: VtepCarriage, frame: memoryview, *, now: float, is_marked: bool
+        self,
+        network: PacketCarriage,
+        vtep: VtepCarriage,
+        flow: Flow | None,
+        frame: memoryview,
+        *,
+        now: float,
+        is_marked: bool,
     ) -> memoryview | None:
         """HOT PATH: one packet that may be delivered, else None: it waits for its verdict, or is counted."""
         length = forward_untrusted(frame)
@@ -123,11 +141,8 @@ class PacketIngress(Ingress):
         if is_marked and (reason := mark_congested_untrusted(packet)) is not None:
             self._recorder.drop(reason, network, packet, vtep)  # RFC 6040 section 4.2
             return None
-        source, destination = _ADDRESSES.unpack_from(packet, ETHERNET_LENGTH)
-        key_of = network.router.key_of
-        key = key_of(source) + key_of(destination)
-        flow = vtep.ingress.active.get(key)
         if flow is None:
+            key = _key(network, packet)
             vtep.received_frames += 1
             vtep.received_octets += length - ETHERNET_LENGTH
             self._upcalls.ask(vtep.ingress, network, vtep, Held(bytes(packet)), now=now, key=key)
@@ -165,7 +180,17 @@ class PacketIngress(Ingress):
             self._recorder.show(Point.DEVICE_WRITE, network, ETHERNET + packet)
 
 
+def _key(network: PacketCarriage, frame: memoryview) -> bytes:
+    source, destination = _ADDRESSES.unpack_from(frame, ENDS.start)
+    key_of = network.router.key_of
+    return key_of(source) + key_of(destination)
+
+
 def _apart(run: memoryview, stride: int) -> Iterator[memoryview]:
     """The packets of a run, each behind an Ethernet header of its own, and writable."""
+    pieces: list[Buffer] = []
     for at in range(ETHERNET_LENGTH, len(run), stride):
-        yield memoryview(bytearray(b"".join((ETHERNET, run[at : at + stride]))))
+        pieces += (ETHERNET, run[at : at + stride])
+    apart = memoryview(bytearray(b"".join(pieces)))
+    for at in range(0, len(apart), ETHERNET_LENGTH + stride):
+        yield apart[at : at + ETHERNET_LENGTH + stride]

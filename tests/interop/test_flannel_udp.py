@@ -173,6 +173,17 @@ def test_a_node_with_a_smaller_mtu_gets_nothing_it_would_cut(build_lab: BuildLab
         assert not {reason: count for reason, count in drops(daemon).items() if count}
 
 
+def test_the_mtu_follows_the_underlays_and_subnet_env_follows_it(pair: Pair, tmp_path: Path) -> None:
+    file = tmp_path / "subnet.env"
+    assert "FLANNEL_MTU=1472\n" in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o644
+    type_in(pair.n1, "ip link set eth0 mtu 1400")
+    eventually("subnet.env says so", lambda: "FLANNEL_MTU=1372\n" in file.read_text())
+    told = f'. {file}; echo "--bip=$FLANNEL_SUBNET --mtu=$FLANNEL_MTU"'
+    assert pair.n1.run(["sh", "-euc", told]).stdout == "--bip=10.5.1.1/24 --mtu=1372\n"
+    assert checks.ping(pair.n1, THEIRS, count=1, size=1344, options=("-M", "do")).complete
+
+
 def test_what_comes_cut_off_spoofed_or_malformed_has_a_name(pair: Pair) -> None:
     sound = packet(IPv4Address("10.5.2.7"), IPv4Address("10.5.1.0"))
     bad = {

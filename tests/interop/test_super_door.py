@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
@@ -258,7 +258,7 @@ def device_made_anew(lab: Lab) -> Iterator[str]:
     yield ""
 
 
-Disturbance = Callable[[Lab], "contextmanager[str]"]
+Disturbance = Callable[[Lab], AbstractContextManager[str]]
 
 
 @pytest.mark.parametrize(

@@ -406,7 +406,7 @@ def test_answers_to_queries_stay_within_three_times_the_octets_that_asked() -> N
         assert answered
         assert {datagram.to for datagram in answered} == {at(1)}
         assert sum(len(datagram.data) for datagram in answered) <= 3 * len(question)
-    assert bench.refused(Refusal.ANSWER_LIMIT) > 0
+        assert bench.refused(Refusal.ANSWER_LIMIT) > 0
 
 
 def test_rumors_beside_an_ack_leave_room_for_the_answer_to_a_query_behind_the_ping() -> None:

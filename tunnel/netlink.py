@@ -407,7 +407,9 @@ def features(name: str) -> frozenset[str]:
         DeviceError: No such device.
     """
     try:
-        told = IoctlEthtool(name).get_features()
+        with contextlib.closing(IoctlEthtool()) as asking:
+            asking.change_ifname(name)
+            told = asking.get_features()
     except OSError as error:
         raise _refused(name, error.errno or 0) from error
     return frozenset(feature for feature, is_on, *_ in told if is_on)

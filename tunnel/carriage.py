@@ -170,7 +170,7 @@ class VtepCarriage:
         self.drops = drop_counts()
         self.sent_frames = self.sent_octets = 0
         self.received_frames = self.received_octets = 0
-        self.wants_door = True
+        self.wants_door = encap is Encap.VXLAN  # of all that is carried, the kernel cuts VXLAN alone
         self.route(vtep, underlay)
 
     def route(self, vtep: Vtep, underlay: Underlay | None) -> None:
@@ -188,7 +188,8 @@ class VtepCarriage:
 
     def _use_door(self, port: int) -> None:
         """Has the super door the underlay has for it now, if any."""
-        doors = self.underlay.super_doors if self.underlay is not None else None
+        is_vxlan = self.encap is Encap.VXLAN
+        doors = self.underlay.super_doors if self.underlay is not None and is_vxlan else None
         self.door = doors.door(self.id) if doors is not None else None
         self.outer: OuterHeader | None = None
         self.source_ports: tuple[int, ...] = ()

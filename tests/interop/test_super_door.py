@@ -177,7 +177,7 @@ def test_a_bridge_or_a_vlan_device_is_an_underlay_too(build_lab: BuildLab, tmp_p
         assert checks.ping(lab["n1"], N2, count=1).complete
         (underlay,) = view(daemon, "status")["underlays"]
         assert underlay["device"] == device
-        eventually("the rung is known", lambda: "not in this build" not in rungs(daemon)["reason"])
+        eventually("the rung is known", lambda: "not probed" not in rungs(daemon)["reason"])
         if rungs(daemon)["egress"] == "super":
             open_door(lab)
         else:  # a kernel whose stacked device does not segment tunnels

@@ -75,7 +75,7 @@ def test_a_remark_is_told_while_the_feature_is_on_and_beside_what_is_off() -> No
     made = ladder()
     made.remark(GSO, "past the firewall")
     assert made.explain().endswith("; past the firewall")
-    assert f"{GRO.value}: not in this build" in made.explain()
+    assert f"{GRO.value}: not probed" in made.explain()
     made.lower(GSO, "Input/output error", now=0.0)
     assert "past the firewall" not in made.explain()
 

@@ -178,7 +178,7 @@ class _Reader:
             return {}
         values = {str(name).lower(): each for name, each in value.items()}
         kind = values.get("type", DEFAULT_BACKEND)
-        if kind not in BACKENDS:
+        if not isinstance(kind, str) or kind not in BACKENDS:
             near = next(iter(difflib.get_close_matches(str(kind), BACKENDS, n=1)), None)
             self._complain("Type", f"Backend.Type: expected vxlan or udp, found {found(kind)}", near)
             return {}

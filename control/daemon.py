@@ -29,6 +29,7 @@ from control.network import ServedNetwork, UnderlaySurvey, survey
 from control.operator import config as configuration
 from control.operator.schema import Config, Engine, Switch
 from control.operator.systemd import notify, reloading
+from control.routed import serve, sweep
 from control.upkeep import aged, refresh
 from control.watching import Events
 from overlay.addr import IpAddress, NetworkId
@@ -95,8 +96,8 @@ class Daemon:
         self._pool: Pool | None = None
         self._inject_taps = InjectTaps()
         self._injectors: tuple[Injector, ...] = ()
-        self._rang = asyncio.Event()
         self._stopped = asyncio.Event()
+        self._rang = asyncio.Event()  # the doorbell, or somebody who knows that the kernel must be looked at
         self._exit_code = 0
         self._seen_until = time.monotonic()
 
@@ -136,7 +137,7 @@ class Daemon:
         await asyncio.to_thread(self._open_networks, stack)
         self._open_datapath(stack, loop)
         for network in self._networks.values():
-            await asyncio.to_thread(network.announce)
+            await self._announce(network)
         await self._open_for_others(stack, engine)
         gc.freeze()  # what is there now stays: no collection walks it again
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -157,7 +158,6 @@ class Daemon:
         repairs = self._config.offload.rx_repair is not Switch.OFF
         for network in self._networks.values():
             self._datapath.attach(network.attachment(repairs=repairs))
-        self._program()
 
     async def _open_for_others(self, stack: AsyncExitStack, engine: EngineChoice) -> None:
         """The pool and the local API.
@@ -209,8 +209,9 @@ class Daemon:
 
     def _open_networks(self, stack: AsyncExitStack) -> None:
         """Blocks for netlink."""
+        sweep(self._config.networks)
         for config in self._config.networks:
-            network = ServedNetwork(config, self._tables, self._underlays)
+            network = serve(config, self._tables, self._underlays)
             stack.callback(network.close)
             self._networks[network.id] = network
             log.info("network %s on %s, MTU %d", network.id, config.device, network.mtu)
@@ -218,9 +219,15 @@ class Daemon:
     def _choose_underlay(self, address: IpAddress) -> UdpUnderlay | None:
         return choose(self._underlays, address)
 
-    def _program(self) -> None:
-        """Makes the tables hold what is wanted now."""
-        wanted = desired(self._config.networks)
+    async def _announce(self, network: ServedNetwork) -> None:
+        """Has kernel and tables know the network and its peers, in `control.intent.reconcile`'s order."""
+        await asyncio.to_thread(network.prepare)
+        self._program(network)
+        await asyncio.to_thread(network.announce)
+
+    def _program(self, network: ServedNetwork) -> None:
+        """Makes the network's tables hold what is wanted now."""
+        wanted = desired([network.config])
         for step in reconcile(wanted, self._tables, now=time.monotonic()):
             log.info("%s", step.what)
             self._tables.apply(step.delta)
@@ -340,6 +347,7 @@ class Daemon:
             if network.problem is None:
                 log.error("network %s: %s; %s", network.id, error, error.why)
             network.problem = error
+            self._program(network)
             return
         if replaced is not None or network.problem is not None or network.mtu != mtu_before:
             log.info("network %s on %s, MTU %d", network.id, network.config.device, network.mtu)
@@ -348,7 +356,7 @@ class Daemon:
         if replaced is not None:
             replaced.close()
         try:
-            await asyncio.to_thread(network.announce)
+            await self._announce(network)
         except (DeviceError, OSError) as error:  # it went again meanwhile: the doorbell has rung for that
             log.warning("network %s: %s", network.id, error)
 
@@ -378,4 +386,9 @@ class Daemon:
         )
         self._config = self._config.model_copy(update={"networks": networks})
         self._introspector.use_config(self._config)
-        self._program()
+        for config in networks:
+            network = self._networks[config.id]
+            network.config = config
+            if not network.programs_kernel:
+                self._program(network)
+        self._rang.set()  # the rest takes a thread: neighbors and routes have their order with the tables

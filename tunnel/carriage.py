@@ -106,10 +106,10 @@ class Batch:
         for at in range(0, len(self.buffers), self.stride):
             yield self.buffers[at : at + self.stride]
 
-    def frames(self) -> Iterator[memoryview]:
-        """A copy of each frame, for whoever must see it whole."""
+    def frames(self, lead: bytes) -> Iterator[memoryview]:
+        """A copy of each frame, for whoever must see it whole; `lead` is its network's."""
         for buffers in self.datagrams():
-            yield memoryview(b"".join(buffers))[HEADER_LENGTH:]
+            yield memoryview(b"".join((lead, *buffers)))[HEADER_LENGTH:]
 
     def singles(self) -> Iterator[Batch]:
         """The same datagrams, each in a batch of its own."""
@@ -138,6 +138,7 @@ class VtepCarriage:
         "batches",
         "door",
         "drops",
+        "encap",
         "frame_max",
         "id",
         "ingress",
@@ -154,8 +155,16 @@ class VtepCarriage:
         "wants_door",
     )
 
-    def __init__(self, vtep: Vtep, underlay: Underlay | None, dependents: Dependents) -> None:
+    def __init__(
+        self,
+        vtep: Vtep,
+        underlay: Underlay | None,
+        dependents: Dependents,
+        *,
+        encap: Encap = Encap.VXLAN,
+    ) -> None:
         self.id: VtepId = vtep.address
+        self.encap = encap
         self.batches: dict[int, Batch] = {}
         self.ingress = FlowTable(INGRESS_FLOWS_MAX, dependents)
         self.drops = drop_counts()
@@ -223,13 +232,13 @@ class VtepCarriage:
 
     def limit_path(self, path_mtu: int) -> None:
         """Sets the longest frame (Ethernet header included) that fits an IP packet of `path_mtu` octets."""
-        self.frame_max = path_mtu - overhead(Encap.VXLAN, self.id.version) + ETHERNET_LENGTH
+        self.frame_max = path_mtu - overhead(self.encap, self.id.version) + ETHERNET_LENGTH
 
     @property
     def path_is_limited(self) -> bool:
         """Whether the path was found narrower than the underlay device."""
         return self.underlay is not None and self.frame_max < (
-            self.underlay.mtu - overhead(Encap.VXLAN, self.id.version) + ETHERNET_LENGTH
+            self.underlay.mtu - overhead(self.encap, self.id.version) + ETHERNET_LENGTH
         )
 
 
@@ -238,6 +247,10 @@ class NetworkCarriage:
 
     Attributes:
         slots: Where frames are read to, one drain's worth; the VXLAN header stands in each for good.
+        lead: What stands in a slot and not on the wire, the VXLAN header's place included; of VXLAN nothing.
+        prefix: What stands on the wire before a frame.
+        hidden: How many of a frame's first octets are not sent.
+        wire_id: By which a datagram tells which of a port's networks it is for.
         merges_udp: Whether the device takes UDP segments joined into one frame.
         segment_limits: Ingress flow key → smallest MSS the receiver behind our device announced.
     """
@@ -248,16 +261,40 @@ class NetworkCarriage:
         self.decider = attachment.decider
         self.is_strict = attachment.strictness is Strictness.LINUX
         self.suppresses = attachment.suppresses
-        self.header = build_header(attachment.vni)
+        self._set_format(attachment)
         self.egress = FlowTable(EGRESS_FLOWS_MAX, dependents)
         self.vteps: dict[VtepId, VtepCarriage] = {}
         self.by_host: dict[str, VtepCarriage] = {}
         self.flood: tuple[VtepCarriage, ...] = ()
         self.copies = TokenBucket.full(COPIES_PER_SECOND, COPIES_BURST, now=now)
         self.segment_limits: dict[bytes, int] = {}
-        self.slots = tuple(_slot(self.header) for _ in range(READS_PER_TURN))
+        self.slots = tuple(_slot(self.header, self.lead) for _ in range(READS_PER_TURN))
         self.drained_at = now
         self.use_device(attachment.device, attachment.overlay_mtu)
+
+    def _set_format(self, attachment: Attachment) -> None:
+        """VXLAN's: its header, then the frame as it is."""
+        if attachment.vni is None:
+            raise ValueError(f"expected a VNI for network {attachment.network}, found none")
+        self.header = self.prefix = build_header(attachment.vni)
+        self.lead = b""
+        self.hidden = 0
+        self.wire_id = int(attachment.vni)
+
+    def payload_max(self, vtep: VtepCarriage) -> int:
+        """Octets of datagram that reach this VTEP."""
+        return HEADER_LENGTH + vtep.frame_max
+
+    def packet_max(self, vtep: VtepCarriage) -> int:
+        """Octets of packet that reach this VTEP."""
+        return vtep.frame_max - ETHERNET_LENGTH
+
+    def source_of(self, frame: bytes) -> bytes:
+        """Who sent it, for a fair share of what is metered."""
+        return frame[6:12]
+
+    def _new_vtep(self, vtep: Vtep, underlay: Underlay | None, dependents: Dependents) -> VtepCarriage:
+        return VtepCarriage(vtep, underlay, dependents)
 
     def use_device(self, device: FrameDevice, overlay_mtu: int) -> None:
         """Goes on with this device, which is open."""
@@ -270,7 +307,7 @@ class NetworkCarriage:
         """Has this VTEP; a known one is edited in place."""
         carriage = self.vteps.get(vtep.address)
         if carriage is None:
-            carriage = self.vteps[vtep.address] = VtepCarriage(vtep, underlay, dependents)
+            carriage = self.vteps[vtep.address] = self._new_vtep(vtep, underlay, dependents)
         else:
             self.by_host.pop(carriage.sockaddr[0], None)
             carriage.route(vtep, underlay)
@@ -296,21 +333,23 @@ class NetworkCarriage:
             self.segment_limits[ingress_key] = mss
 
 
-def _slot(vxlan_header: bytes) -> Slot:
+def _slot(vxlan_header: bytes, lead: bytes) -> Slot:
     """A slot for the longest frame a device gives.  Its memory is the kernel's until it is written to."""
     header = bytearray(VNET_HEADER_LENGTH)
     datagram = bytearray(HEADER_LENGTH + DATAGRAM_MAX + ETHERNET_LENGTH + TAG_LENGTH)
     datagram[:HEADER_LENGTH] = vxlan_header
+    datagram[: len(lead)] = lead
     view = memoryview(datagram)
-    return Slot(header, datagram, view, (header, view[HEADER_LENGTH:]))
+    return Slot(header, datagram, view, (header, view[max(HEADER_LENGTH, len(lead)) :]))
 
 
 class PortCarriage:
     """One receiving socket, the networks that share it, and what the kernel lost there."""
 
-    def __init__(self, socket: UnderlayPort) -> None:
+    def __init__(self, socket: UnderlayPort, *, lead: bytes = b"") -> None:
+        """`lead` stands before what is read, for good."""
         self.socket = socket
         self.networks: dict[int, NetworkCarriage] = {}
-        self.datagram = bytearray(DATAGRAM_MAX)
+        self.datagram = bytearray(lead) + bytearray(DATAGRAM_MAX)
         self.drained_at = 0.0
         self.overruns_seen = socket.overruns()

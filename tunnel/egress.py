@@ -222,7 +222,11 @@ class Egress:
             return
         frame = datagram[HEADER_LENGTH:]
         runs = split_untrusted(
-            header, frame, prefix=network.header, payload_max=HEADER_LENGTH + vtep.frame_max
+            header,
+            frame,
+            prefix=network.prefix,
+            payload_max=network.payload_max(vtep),
+            hidden=network.hidden,
         )
         if runs is DropReason.MTU_EXCEEDED:
             self._too_big(network, vtep, datagram)
@@ -353,9 +357,9 @@ class Egress:
     def _sent(self, network: NetworkCarriage, vtep: VtepCarriage, batch: Batch) -> None:
         self._recorder.counters.sent += batch.count
         vtep.sent_frames += batch.count
-        vtep.sent_octets += batch.octets - HEADER_LENGTH * batch.count
+        vtep.sent_octets += batch.octets - len(network.prefix) * batch.count
         if self._recorder.observers:
-            for frame in batch.frames():
+            for frame in batch.frames(network.lead):
                 self._recorder.show(Point.UNDERLAY_SEND, network, frame)
 
     def _send_again(self, network: NetworkCarriage, vtep: VtepCarriage, batch: Batch, error: OSError) -> None:
@@ -377,13 +381,13 @@ class Egress:
             self._send_singly(network, vtep, batch, error)
         elif error.errno == errno.EMSGSIZE:
             vtep.recheck_path()
-            self._too_big(network, vtep, memoryview(b"".join(batch.buffers)))
+            self._too_big(network, vtep, memoryview(b"".join((network.lead, *batch.buffers))))
         else:
             reason = DropReason.UNDERLAY_FULL
             if error.errno not in FULL:  # a rule against it, no route, nobody there: not past the host's back
                 reason = DropReason.UNDERLAY_ERROR
                 vtep.shut_door(f"a socket says: {error.strerror}", now=self._clock())
-            for frame in batch.frames():
+            for frame in batch.frames(network.lead):
                 self._recorder.drop(reason, network, frame, vtep)
 
     def _send_singly(
@@ -410,9 +414,9 @@ class Egress:
         """The path does not carry it: counted, and its sender told (within the meter)."""
         frame = bytes(datagram[HEADER_LENGTH:])
         self._recorder.drop(DropReason.MTU_EXCEEDED, network, frame, vtep)
-        if not self._upcalls.meter.admits(UpcallKind.ICMP_ERROR, frame[6:12], now=self._clock()):
+        if not self._upcalls.meter.admits(UpcallKind.ICMP_ERROR, network.source_of(frame), now=self._clock()):
             return
-        reply = network.decider.too_big(frame, vtep.frame_max - ETHERNET_LENGTH)
+        reply = network.decider.too_big(frame[network.hidden :], network.packet_max(vtep))
         if reply is not None:
             self._recorder.counters.generated += 1
             self._write(network, PLAIN, (reply,))

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from overlay.addr import IpAddress, Mac, NetworkId, Vni, VtepId
 from overlay.verdict import Decision, Direction, DropReason, Verdict
@@ -81,6 +81,20 @@ class FrameDevice(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class PacketDevice(FrameDevice, Protocol):
+    """A TUN: as a `FrameDevice`, but behind the header is an IP packet, from which its offsets count.
+
+    Attributes:
+        answer: Hands the host one packet of this node's own making, as if the node itself had sent it: a
+            packet *from* the device with the host's own source address is a martian to the kernel.  OSError:
+            the host has no way to its destination.
+    """
+
+    @property
+    def answer(self) -> Callable[[bytes], int]: ...
+
+
 Ancillary = list[tuple[int, int, bytes]]
 
 
@@ -104,6 +118,17 @@ class UnderlayPort(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class UnderlayExchange(UnderlayPort, Protocol):
+    """A receiving socket that also sends, from its own port: what `UnderlayPort` and `Sender` are."""
+
+    @property
+    def send(self) -> Callable[[Buffer, SockAddr], int]: ...
+    @property
+    def send_marked(
+        self,
+    ) -> Callable[[Iterable[Buffer], Iterable[tuple[int, int, Buffer]], int, SockAddr], int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +252,14 @@ class Underlay(Protocol):
         """
         ...
 
+    def open_exchange(self, port: int) -> UnderlayExchange:
+        """Binds (address, port) for both ways; what comes of its sends is among the `refusals` too.
+
+        Raises:
+            DeviceError: As `open_port`.
+        """
+        ...
+
     def sockaddr(self, address: IpAddress, port: int) -> SockAddr:
         """Where to send for this address; element 0 is also how a datagram from there names its sender.
 
@@ -244,7 +277,7 @@ class Underlay(Protocol):
         ...
 
     def refusals(self) -> list[Refusal]:
-        """The ICMP errors that came back for what the pool has sent, since the last call."""
+        """The ICMP errors that came back for what was sent from here, since the last call."""
         ...
 
     def close(self) -> None: ...
@@ -267,18 +300,38 @@ class Decider(Protocol):
         ...
 
 
+@runtime_checkable
+class PacketDecider(Decider, Protocol):
+    """Who answers upcalls of a network of bare packets.  `overlay.router.Router` is one.
+
+    `key_of` is how an engine finds the flow of a packet: the subnet of an IPv4 address, as a number.  On
+    egress the key is the destination's, on ingress the source's and then the destination's.
+    """
+
+    @property
+    def key_of(self) -> Callable[[int], bytes]: ...
+    def unreachable(self, packet: bytes) -> bytes | None:
+        """The packet to send back to the source of one dropped for NO_ROUTE, if any."""
+        ...
+
+    def expired(self, packet: bytes) -> bytes | None:
+        """The packet to send back to the source of one dropped for TTL_EXPIRED, if any."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """One network as a datapath carries it.
 
     Attributes:
+        vni: None: the format is Flannel's UDP, the device a `PacketDevice`, the decider a `PacketDecider`.
         overlay_mtu: Octets of packet the device carries.
         suppresses: Whether neighbor discovery must be asked about frame by frame.
         repairs: Whether unfinished checksums and super-frames from the underlay are completed.
     """
 
     network: NetworkId
-    vni: Vni
+    vni: Vni | None
     port: int
     device: FrameDevice
     decider: Decider
@@ -299,7 +352,10 @@ class Point(Enum):
 
 
 class Observer(Protocol):
-    """Capture, live trace and the flight recorder.  Free when nobody watches."""
+    """Capture, live trace and the flight recorder.  Free when nobody watches.
+
+    A bare packet is shown behind an Ethernet header of zeros, as the engine holds it.
+    """
 
     def observe(
         self, point: Point, network: NetworkId | None, frame: Buffer, verdict: Verdict | None
@@ -334,7 +390,12 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class FlowStatistics:
-    """One remembered verdict.  `key` is destination and source MAC as in the frame, 12 octets."""
+    """One remembered verdict.
+
+    Attributes:
+        key: Destination and source MAC as in the frame, 12 octets; of packets the destination's subnet, on
+            ingress the source's before it, 5 octets each (`overlay.route`).
+    """
 
     network: NetworkId
     direction: Direction

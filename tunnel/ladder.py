@@ -115,7 +115,7 @@ class Ladder:
 
     def egress(self) -> str:
         """The rung towards the underlay: `plain`, `batch` or `super`."""
-        if self.is_on(Feature.TUNNEL_GSO):
+        if self.is_on(Feature.TUNNEL_GSO) and self.is_on(Feature.TAP_GSO):  # without it there is none to send
             return "super"
         return "batch" if self.is_on(Feature.UDP_GSO) else "plain"
 

@@ -128,7 +128,7 @@ class NextHop:
     mac: Mac
 
 
-def _conversation(
+def conversation(
     ask: Callable[Concatenate[IPRoute, P], T],
 ) -> Callable[P, T]:
     """Opens a netlink socket for the call, and turns what the kernel refuses into a DeviceError.
@@ -160,6 +160,9 @@ def _conversation(
     return call_from_anywhere
 
 
+"""For `tunnel.netroutes`, which is this file's other half."""
+
+
 def _refused(what: str, number: int) -> DeviceError:
     if number in (errno.EPERM, errno.EACCES):
         why = "changing links, addresses and routes needs CAP_NET_ADMIN"
@@ -174,15 +177,15 @@ def _refused(what: str, number: int) -> DeviceError:
 # --- Links ------------------------------------------------------------------------------------------
 
 
-@_conversation
+@conversation
 def link(kernel: IPRoute, name: str) -> LinkFacts | None:
     """The device called so, or None."""
-    with _none_for(NO_SUCH_LINK):
+    with none_for(NO_SUCH_LINK):
         return _link_facts(kernel.link("get", ifname=name)[0])
     return None
 
 
-@_conversation
+@conversation
 def ensure_link(
     kernel: IPRoute,
     name: str,
@@ -229,14 +232,14 @@ def _link_facts(message: Any) -> LinkFacts:
 # --- Addresses --------------------------------------------------------------------------------------
 
 
-@_conversation
+@conversation
 def addresses(kernel: IPRoute) -> list[AddressFacts]:
     """Every address of this host, loopback's included, in the kernel's order."""
     names = _link_names(kernel)
     return [_address_facts(message, names) for message in kernel.get_addr()]
 
 
-@_conversation
+@conversation
 def ensure_addresses(kernel: IPRoute, name: str, wanted: Sequence[IpInterface]) -> list[IpInterface]:
     """Puts the addresses on the device; others there stay.  Returns those it added, in order.
 
@@ -251,10 +254,10 @@ def ensure_addresses(kernel: IPRoute, name: str, wanted: Sequence[IpInterface]) 
     return added
 
 
-@_conversation
+@conversation
 def remove_addresses(kernel: IPRoute, name: str, unwanted: Iterable[IpInterface]) -> None:
     """Takes the addresses off the device; one that is not there, or no device, is as good."""
-    with _none_for(NO_SUCH_LINK):
+    with none_for(NO_SUCH_LINK):
         index = kernel.link("get", ifname=name)[0]["index"]
         found = _interfaces_of(kernel, index)
         for interface in unwanted:
@@ -306,12 +309,12 @@ def _address_facts(message: Any, names: dict[int, str]) -> AddressFacts:
 # --- Routes -----------------------------------------------------------------------------------------
 
 
-@_conversation
+@conversation
 def route_to(kernel: IPRoute, address: IpAddress) -> RouteFacts | None:
     """How the kernel would reach the address now; None: it would not."""
     scope = getattr(address, "scope_id", None)
     question: dict[str, Any] = {"dst": str(address).split("%")[0]}
-    with _none_for((*NO_SUCH_LINK, *NO_ROUTE)):
+    with none_for((*NO_SUCH_LINK, *NO_ROUTE)):
         if scope:
             question["oif"] = kernel.link("get", ifname=scope)[0]["index"]
         answer = kernel.route("get", **question)[0]
@@ -326,7 +329,7 @@ def route_to(kernel: IPRoute, address: IpAddress) -> RouteFacts | None:
     return None
 
 
-@_conversation
+@conversation
 def default_source(kernel: IPRoute, version: int) -> AddressFacts | None:
     """The address the host's default route of this IP version (4 or 6) sends from, or None.
 
@@ -341,7 +344,7 @@ def default_source(kernel: IPRoute, version: int) -> AddressFacts | None:
     index = hop.get("RTA_OIF") or hop.get("oif")
     source, gateway = routes[0].get("RTA_PREFSRC"), hop.get("RTA_GATEWAY")
     if not source and gateway:
-        with _none_for(NO_ROUTE):
+        with none_for(NO_ROUTE):
             source = kernel.route("get", dst=gateway, oif=index)[0].get("RTA_PREFSRC")
     names = _link_names(kernel)
     own = [_address_facts(message, names) for message in kernel.get_addr(family)]
@@ -355,7 +358,7 @@ def _link_names(kernel: IPRoute) -> dict[int, str]:
 
 
 @contextlib.contextmanager
-def _none_for(numbers: tuple[int, ...]) -> Iterator[None]:
+def none_for(numbers: tuple[int, ...]) -> Iterator[None]:
     """Lets the caller go on to its `return None` where the kernel answers one of these."""
     try:
         yield
@@ -364,7 +367,7 @@ def _none_for(numbers: tuple[int, ...]) -> Iterator[None]:
             raise
 
 
-@_conversation
+@conversation
 def next_hops(kernel: IPRoute, addresses: Iterable[IpAddress]) -> dict[IpAddress, NextHop | str]:
     """Of each address its one unicast next hop; a string says why there is none such."""
     return {address: _next_hop(kernel, address) for address in addresses}
@@ -404,13 +407,15 @@ def features(name: str) -> frozenset[str]:
         DeviceError: No such device.
     """
     try:
-        told = IoctlEthtool(name).get_features()
+        with contextlib.closing(IoctlEthtool()) as asking:
+            asking.change_ifname(name)
+            told = asking.get_features()
     except OSError as error:
         raise _refused(name, error.errno or 0) from error
     return frozenset(feature for feature, is_on, *_ in told if is_on)
 
 
-@_conversation
+@conversation
 def redirect(kernel: IPRoute, name: str, device: str, *, program: int | None = None) -> None:
     """Has everything that enters by `name`, a device of our own making, leave by `device`.
 
@@ -431,19 +436,19 @@ def redirect(kernel: IPRoute, name: str, device: str, *, program: int | None = N
     kernel.tc("add-filter", "u32", index, keys=["0x0/0x0+0"], target=0, action=action, **everything)
 
 
-@_conversation
+@conversation
 def without_addresses(kernel: IPRoute, name: str) -> None:
     """Keeps the kernel from giving the device an IPv6 address, and so from talking through it."""
     index = kernel.link("get", ifname=name)[0]["index"]
     mode = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", ADDR_GEN_MODE_NONE]]}]]}
-    with _none_for((errno.EAFNOSUPPORT, errno.EINVAL)):  # a host without IPv6
+    with none_for((errno.EAFNOSUPPORT, errno.EINVAL)):  # a host without IPv6
         kernel.link("set", index=index, IFLA_AF_SPEC=mode)
 
 
-@_conversation
+@conversation
 def redirect_losses(kernel: IPRoute, name: str) -> int:
     """Packets a `mirred` redirection took and its target device did not, since it was made."""
-    with _none_for(NO_SUCH_LINK):
+    with none_for(NO_SUCH_LINK):
         index = kernel.link("get", ifname=name)[0]["index"]
         return sum(map(_action_losses, kernel.get_filters(index=index, parent=CLSACT_INGRESS)))
     return 0

@@ -1,7 +1,11 @@
-"""A TAP: whole Ethernet frames between the host's stack and this process, one per system call.
+"""A TAP: whole Ethernet frames between the host's stack and this process, one per system call; or a TUN.
 
     the host's stack ──▶ weft0's queue ──read_into──▶ [virtio_net_hdr 10][Ethernet frame]
                      ◀────────────────────write─────  [virtio_net_hdr 10][Ethernet frame]
+
+A TUN is the same with IP packets, and has one door more.  A router's errors come from the host's own
+address, and what a device brings in from there is a martian (fib_validate_source()): they leave through a
+raw socket, as the host's own packets do.
 
 The device is created by python-pytun where it is installed (it has wheels for x86-64 alone) and by the
 same ioctl made here elsewhere; either way what remains is one descriptor of ours, non-blocking and
@@ -33,6 +37,7 @@ import struct
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from overlay.addr import MAC_LENGTH, Mac
 from overlay.errors import DeviceError
@@ -52,6 +57,7 @@ TUNSETSNDBUF = 0x400454D4
 TUNSETVNETHDRSZ = 0x400454D8
 TUNSETCARRIER = 0x400454E2
 SIOCGIFHWADDR = 0x8927
+IFF_TUN = 0x0001
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
@@ -62,7 +68,9 @@ TX_DROPPED_COLUMN = 11  # of /proc/net/dev, the first number after the name bein
 
 # Ours
 FLAGS = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+TUN_FLAGS = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR
 HEADER_LENGTH = 10  # struct virtio_net_hdr
+DESTINATION = slice(16, 20)  # of an IPv4 header (RFC 791 section 3.1)
 NO_OFFLOADS = 0
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6 = 0x01, 0x02, 0x04
 TUN_F_USO4, TUN_F_USO6 = 0x20, 0x40  # Linux ≥ 6.2, and only together
@@ -79,13 +87,26 @@ def open_tap(name: str, *, super_frames: bool) -> Tap:
     Raises:
         DeviceError: As `Tap`.
     """
+    return _open(Tap, name, super_frames=super_frames)
+
+
+def open_tun(name: str, *, super_frames: bool) -> Tun:
+    """The same for a TUN.
+
+    Raises:
+        DeviceError: As `Tun`.
+    """
+    return _open(Tun, name, super_frames=super_frames)
+
+
+def _open(kind: type[AnyTap], name: str, *, super_frames: bool) -> AnyTap:
     for mask in (SUPER_FRAMES_AND_USO, SUPER_FRAMES) if super_frames else ():
         try:
-            return Tap(name, offload_mask=mask)
+            return kind(name, offload_mask=mask)
         except DeviceError as error:
             if error.errno != errno.EINVAL:
                 raise
-    return Tap(name)
+    return kind(name)
 
 
 class Tap:
@@ -103,13 +124,14 @@ class Tap:
 
     read_into: Callable[[Sequence[Buffer]], int]
     write: Callable[[Sequence[Buffer]], int]
+    flags = FLAGS
 
     def __init__(
         self, name: str, *, offload_mask: int = NO_OFFLOADS, header_length: int = HEADER_LENGTH
     ) -> None:
         _require_name(name)
         try:
-            self._fd = _create(name)
+            self._fd = _create(name, self.flags)
         except OSError as error:
             raise _refused(name, error) from error
         self.offload_mask = offload_mask
@@ -192,6 +214,41 @@ class Tap:
         self.read_into, self.write = partial(os.readv, -1), partial(os.writev, -1)
 
 
+class Tun(Tap):
+    """The `PacketDevice` of a Linux host: as a `Tap`, and it can answer as the host itself.
+
+    Raises:
+        DeviceError: As `Tap`; or no right to open a raw socket.
+    """
+
+    flags = TUN_FLAGS
+
+    def __init__(self, name: str, *, offload_mask: int = NO_OFFLOADS) -> None:
+        super().__init__(name, offload_mask=offload_mask)
+        try:
+            # IPPROTO_RAW: what is sent brings its own IP header, and nothing is ever received (raw(7)).
+            self._raw = socket.socket(
+                socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW
+            )
+        except OSError as error:
+            super().close()
+            why = "a router's ICMP errors leave through a raw socket, which needs CAP_NET_RAW"
+            advice = "sudo weft run …; or --cap-add NET_RAW"
+            raise DeviceError(name, error.errno or 0, why=why, advice=advice) from error
+
+    def answer(self, packet: bytes) -> int:
+        """Sends one IPv4 packet of this node's own making to whomever it names."""
+        return self._raw.sendto(packet, (socket.inet_ntoa(packet[DESTINATION]), 0))
+
+    def close(self) -> None:
+        """As `Tap`, the raw socket with it.  Idempotent."""
+        self._raw.close()
+        super().close()
+
+
+AnyTap = TypeVar("AnyTap", bound=Tap)
+
+
 def _require_name(name: str) -> None:
     """Raises DeviceError for what the kernel's dev_valid_name() would refuse, with its rule."""
     if not 0 < len(name.encode()) < IFNAMSIZ or name in (".", "..") or re.search(r"[/:\s]", name):
@@ -199,17 +256,17 @@ def _require_name(name: str) -> None:
         raise DeviceError(name or "device", errno.EINVAL, why=why, advice="choose another `device` name")
 
 
-def _create(name: str) -> int:
-    """A non-blocking, close-on-exec descriptor of the TAP called so, created if there is none."""
-    fd = _create_by_ioctl(name) if pytun is None else _create_by_pytun(name)
+def _create(name: str, flags: int) -> int:
+    """A non-blocking, close-on-exec descriptor of the device called so, created if there is none."""
+    fd = _create_by_ioctl(name, flags) if pytun is None else _create_by_pytun(name, flags)
     os.set_blocking(fd, False)
     return fd
 
 
-def _create_by_pytun(name: str) -> int:
+def _create_by_pytun(name: str, flags: int) -> int:
     # QUIRK(python-pytun<=2.4.2): its descriptor survives exec and its read and write copy, so ours is a
     # duplicate made with close-on-exec and its own is closed.
-    device = pytun.TunTapDevice(name=name, flags=FLAGS)
+    device = pytun.TunTapDevice(name=name, flags=flags)
     try:
         fd: int = fcntl.fcntl(device.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
         return fd
@@ -217,10 +274,10 @@ def _create_by_pytun(name: str) -> int:
         device.close()
 
 
-def _create_by_ioctl(name: str) -> int:
+def _create_by_ioctl(name: str, flags: int) -> int:
     fd = os.open(CLONE_DEVICE, os.O_RDWR)  # closed on exec: PEP 446
     try:
-        request = struct.pack(f"{IFNAMSIZ}sH", name.encode(), FLAGS)
+        request = struct.pack(f"{IFNAMSIZ}sH", name.encode(), flags)
         fcntl.ioctl(fd, TUNSETIFF, request.ljust(IFREQ_LENGTH, b"\0"))
     except BaseException:
         os.close(fd)

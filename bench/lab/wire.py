@@ -201,6 +201,12 @@ class SimulatedUnderlay:
         self.ports[port] = SimulatedPort(self, port)
         return self.ports[port]
 
+    def open_exchange(self, port: int) -> SimulatedExchange:
+        if port in self.ports:
+            raise DeviceError(f"udp {self.address}:{port}", errno.EADDRINUSE)
+        exchange = self.ports[port] = SimulatedExchange(self, port)
+        return exchange
+
     def sockaddr(self, address: IpAddress, port: int) -> SockAddr:
         return (str(address), port) if address.version == 4 else (str(address), port, 0, 0)
 
@@ -351,6 +357,15 @@ class SimulatedPort:
     def close(self) -> None:
         self._underlay.ports.pop(self.port, None)
         self._underlay.wire.reactor.close_descriptor(self._descriptor)
+
+
+class SimulatedExchange(SimulatedPort):
+    """A receiving socket that also sends: `tunnel.interfaces.UnderlayExchange`."""
+
+    def __init__(self, underlay: SimulatedUnderlay, port: int) -> None:
+        super().__init__(underlay, port)
+        sender = SimulatedSender(underlay, port)
+        self.send, self.send_marked = sender.send, sender.send_marked
 
 
 def scatter(octets: bytes, buffers: Sequence[Buffer]) -> int:

@@ -28,7 +28,8 @@ Test = TypeVar("Test", bound=Callable[..., object])
 
 def for_real(test: Test) -> Test:
     """A test that asks the kernel."""
-    return needs_namespaces(pytest.mark.timeout(30)(pytest.mark.root(test)))
+    marked: Test = needs_namespaces(pytest.mark.timeout(30)(pytest.mark.root(test)))
+    return marked
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_the_instructions_are_those_of_the_instruction_set(monkeypatch: pytest.M
             assert ctypes.string_at(licence) == b"Apache-2.0"
             return 77
 
-    monkeypatch.setattr(bpf.ctypes, "CDLL", lambda *_arguments, **_options: Libc)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_arguments, **_options: Libc)
     assert bpf.load_redirect(7) == 77
     assert handed == [GOLDEN]
 

@@ -375,14 +375,14 @@ class Host:
         return socket.if_nametoindex("wa0")
 
     def arrived(self) -> list[bytes]:
-        """What has arrived of super-packets: frames of more than a kilobyte."""
+        """What has arrived of super-packets: frames to the far end of more than a kilobyte."""
         found = []
         while True:
             try:
                 octets = self.wire.recv(70_000)
             except BlockingIOError:
                 return found
-            if len(octets) > 1000:
+            if octets[:6] == NEXT and len(octets) > 1000:
                 found.append(octets)
 
 

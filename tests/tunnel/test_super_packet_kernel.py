@@ -78,7 +78,7 @@ class Cable:
 
     def arrivals(self) -> list[bytes]:
         """All that has come from our MAC; a write to the TAP returns when its segments are there."""
-        frames = []
+        frames: list[bytes] = []
         while True:
             try:
                 frame = self.wire.recv(70000)
@@ -123,8 +123,9 @@ def as_datagram(segment: bytes, version: int, number: int, *, ecn: int, has_chec
         ip = IP(src=source, dst=destination, tos=ecn, flags="DF", id=number, ttl=64)
     else:
         ip = IPv6(src=source, dst=destination, tc=ecn, hlim=64)
-    checksum = {} if has_checksum else {"chksum": 0}
-    header = UDP(sport=51234, dport=4789, **checksum)
+    header = UDP(sport=51234, dport=4789)
+    if not has_checksum:
+        header.chksum = 0
     return bytes(Ether(src=OURS.hex(":"), dst=THEIRS.hex(":")) / ip / header / Raw(VXLAN + segment))
 
 

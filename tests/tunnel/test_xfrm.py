@@ -141,7 +141,8 @@ def test_a_policy_applies_to_scoped_addresses_too() -> None:
 
 def for_real(test: Test) -> Test:
     """A test that asks the kernel."""
-    return needs_namespaces(pytest.mark.timeout(30)(pytest.mark.root(test)))
+    marked: Test = needs_namespaces(pytest.mark.timeout(30)(pytest.mark.root(test)))
+    return marked
 
 
 @for_real

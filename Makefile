@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 VENV   := .venv
 PYTEST := $(VENV)/bin/python -m pytest
 STAMP  := $(VENV)/.setup-done
-NATIVE := $(shell find tunnel/native -path '*/target' -prune -o -name '*.rs' -print -o -name 'Cargo.*' -print)
+NATIVE := $(shell find tunnel/native -path '*/target' -prune -o -name '*.rs' -print -o -name 'Cargo.toml' -print)
 CARGO  := $(shell command -v cargo)
 CODE   := overlay tunnel control bench tests
 
@@ -55,8 +55,8 @@ fuzz: setup ## every target of tests/fuzz for FUZZ_SECONDS (20) each
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz $(ARGS)
 
 .PHONY: sim
-sim: setup ## the long simulations, SEEDS (200) seeds each
-	@SEEDS=$(SEEDS) $(PYTEST) -rs -m long_sim --timeout 0 tests/sim $(ARGS)
+sim: setup ## the long simulations, SEEDS (200) seeds each, and as root the long tests of real pools
+	@SEEDS=$(SEEDS) $(PYTEST) -rs -m long_sim --timeout 0 tests/sim tests/interop $(ARGS)
 
 .PHONY: docs
 docs: setup ## write the generated documents again

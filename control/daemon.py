@@ -28,8 +28,9 @@ from control.introspection import Introspector, Parts
 from control.network import ServedNetwork, UnderlaySurvey, survey
 from control.operator import config as configuration
 from control.operator.build import native_obstacle
-from control.operator.schema import Config, Encap, Mode, Switch
+from control.operator.schema import Config, Encap, Switch
 from control.operator.systemd import notify, reloading
+from control.routed import serve, sweep
 from control.upkeep import aged, refresh
 from control.watching import Events
 from overlay.addr import IpAddress, NetworkId
@@ -38,9 +39,11 @@ from overlay.tables import Tables
 from tunnel import ladder
 from tunnel.datapath import Choice, open_datapath
 from tunnel.datapath import choose as choose_datapath
+from tunnel.injector import Injector, InjectTaps
 from tunnel.ladder import Switches
 from tunnel.netlink import Doorbell
 from tunnel.underlay import UdpUnderlay, choose, resolve_underlays
+from tunnel.xfrm import policy_bell
 
 if TYPE_CHECKING:
     from control.pool import Pool
@@ -71,10 +74,8 @@ def choose_engine(config: Config) -> Choice:
     """Which engine carries, said aloud: the choice is never silent."""
     obstacle = native_obstacle()
     for network in config.networks:
-        if (network.mode, network.encap) != (Mode.BRIDGE, Encap.VXLAN):
-            obstacle = (
-                obstacle or f"it does not carry {network.mode} {network.encap} (network {network.name})"
-            )
+        if network.encap is not Encap.VXLAN:
+            obstacle = obstacle or f"it does not carry {network.encap} (network {network.name})"
     return choose_datapath(config.node.engine.value, obstacle=obstacle)
 
 
@@ -94,7 +95,10 @@ class Daemon:
         self._underlays: tuple[UdpUnderlay, ...] = ()
         self._networks: dict[NetworkId, ServedNetwork] = {}
         self._pool: Pool | None = None
+        self._inject_taps = InjectTaps()
+        self._injectors: tuple[Injector, ...] = ()
         self._stopped = asyncio.Event()
+        self._rang = asyncio.Event()  # the doorbell, or somebody who knows that the kernel must be looked at
         self._exit_code = 0
         self._failure: DatapathUnavailableError | None = None
         self._seen_until = time.monotonic()
@@ -130,13 +134,14 @@ class Daemon:
         engine = choose_engine(self._config)
         log.info("engine %s: %s", engine.kind, engine.reason)
 
-        self._doorbell = Doorbell()  # before anything is looked at: no change goes unheard
-        stack.callback(self._doorbell.close)
+        self._doorbells = (Doorbell(), *policy_bell())  # before anything is looked at: no change goes unheard
+        for bell in self._doorbells:
+            stack.callback(bell.close)
         await asyncio.to_thread(self._open_underlays, stack)
         await asyncio.to_thread(self._open_networks, stack)
         self._open_datapath(stack, loop, engine)
         for network in self._networks.values():
-            await asyncio.to_thread(network.announce)
+            await self._announce(network)
         await self._open_for_others(stack, engine)
         gc.freeze()  # what is there now stays: no collection walks it again
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -157,7 +162,6 @@ class Daemon:
         repairs = self._config.offload.rx_repair is not Switch.OFF
         for network in self._networks.values():
             self._datapath.attach(network.attachment(repairs=repairs))
-        self._program()
 
     async def _open_for_others(self, stack: AsyncExitStack, engine: Choice) -> None:
         """The pool and the local API.
@@ -197,16 +201,21 @@ class Daemon:
     def _open_underlays(self, stack: AsyncExitStack) -> None:
         """Blocks for netlink."""
         switches = ladder_switches(self._config)
+        stack.callback(self._inject_taps.close)
         for facts in resolve_underlays([str(name) for name in self._config.node.underlay]):
             underlay = UdpUnderlay(facts.address, facts.device, facts.mtu, switches=switches)
             stack.callback(underlay.close)
             self._underlays += (underlay,)
+            injector = Injector(underlay, self._inject_taps, ring=self._rang.set)
+            self._injectors += (injector,)
+            underlay.super_doors = injector
             log.info("underlay %s on %s, MTU %d", facts.address, facts.device, facts.mtu)
 
     def _open_networks(self, stack: AsyncExitStack) -> None:
         """Blocks for netlink."""
+        sweep(self._config.networks)
         for config in self._config.networks:
-            network = ServedNetwork(config, self._tables, self._underlays)
+            network = serve(config, self._tables, self._underlays)
             stack.callback(network.close)
             self._networks[network.id] = network
             log.info("network %s on %s, MTU %d", network.id, config.device, network.mtu)
@@ -214,9 +223,15 @@ class Daemon:
     def _choose_underlay(self, address: IpAddress) -> UdpUnderlay | None:
         return choose(self._underlays, address)
 
-    def _program(self) -> None:
-        """Makes the tables hold what is wanted now."""
-        wanted = desired(self._config.networks)
+    async def _announce(self, network: ServedNetwork) -> None:
+        """Has kernel and tables know the network and its peers, in `control.intent.reconcile`'s order."""
+        await asyncio.to_thread(network.prepare)
+        self._program(network)
+        await asyncio.to_thread(network.announce)
+
+    def _program(self, network: ServedNetwork) -> None:
+        """Makes the network's tables hold what is wanted now."""
+        wanted = desired([network.config])
         for step in reconcile(wanted, self._tables, now=time.monotonic()):
             log.info("%s", step.what)
             self._tables.apply(step.delta)
@@ -254,28 +269,45 @@ class Daemon:
                 for feature in underlay.ladder.due(now=now):
                     is_on = underlay.probe(feature)
                     log.info("%s: %s again: %s", underlay.address, feature.value, "on" if is_on else "off")
+            for injector in self._injectors:
+                await self._keep_doors(injector, now=now)
             self._introspector.tick(now=now)
+
+    async def _keep_doors(self, injector: Injector, *, now: float) -> None:
+        """Names what got lost behind a door in use, and has one looked at that was shut long enough."""
+        if now - injector.used_at < 2 * UPKEEP_SECONDS:
+            try:
+                await asyncio.to_thread(injector.poll)
+            except DeviceError as error:
+                log.warning("inject TAP: %s", error)
+        if injector.is_due(now=now):
+            self._rang.set()
 
     async def _answer_the_door(self, stack: AsyncExitStack) -> None:
         """When links, addresses or routes change: looks at everything again and restores what is ours."""
         loop = asyncio.get_running_loop()
-        rang = asyncio.Event()
-
-        def answer() -> None:
-            """Reads the bell at once: left ringing, it would wake the loop without end while we look."""
-            if self._doorbell.ring():
-                rang.set()
-
-        loop.add_reader(self._doorbell.fileno(), answer)
-        stack.callback(loop.remove_reader, self._doorbell.fileno())
+        for bell in self._doorbells:
+            loop.add_reader(bell.fileno(), self._answer, bell)
+            stack.callback(loop.remove_reader, bell.fileno())
+        self._rang.set()  # what there was to hear before anybody listened
         while True:
-            await self._wait_for_change(rang)
+            await self._wait_for_change()
             for found in await self._survey():
                 self._note_underlay(found)
+            for injector in self._injectors:
+                doors = await asyncio.to_thread(injector.survey)
+                injector.take(doors, now=time.monotonic())
             self._datapath.reroute()
             for network in self._networks.values():
                 await self._restore(network)
             await asyncio.sleep(SURVEY_REST_SECONDS)
+
+    def _answer(self, bell: Doorbell) -> None:
+        """Reads the bell at once: left ringing, it would wake the loop without end while we look."""
+        if bell.ring():
+            for injector in self._injectors:
+                injector.suspend()
+            self._rang.set()
 
     async def _survey(self) -> tuple[UnderlaySurvey, ...]:
         """What the kernel says, asked again while its lists change under the reader (NLM_F_DUMP_INTR)."""
@@ -286,16 +318,16 @@ class Daemon:
                 log.warning("%s: looking again", error)
                 await asyncio.sleep(SURVEY_REST_SECONDS)
 
-    async def _wait_for_change(self, rang: asyncio.Event) -> None:
+    async def _wait_for_change(self) -> None:
         """Returns when the doorbell rang, or after a second while something is still missing."""
         is_whole = all(network.problem is None for network in self._networks.values())
         patience = None if is_whole else UPKEEP_SECONDS
         try:
             async with asyncio.timeout(patience):
-                await rang.wait()
+                await self._rang.wait()
         except TimeoutError:
             return
-        rang.clear()
+        self._rang.clear()
 
     def _note_underlay(self, found: UnderlaySurvey) -> None:
         missing = self._introspector.missing_underlays
@@ -325,6 +357,7 @@ class Daemon:
             if network.problem is None:
                 log.error("network %s: %s; %s", network.id, error, error.why)
             network.problem = error
+            self._program(network)
             return
         if replaced is not None or network.problem is not None or network.mtu != mtu_before:
             log.info("network %s on %s, MTU %d", network.id, network.config.device, network.mtu)
@@ -333,7 +366,7 @@ class Daemon:
         if replaced is not None:
             replaced.close()
         try:
-            await asyncio.to_thread(network.announce)
+            await self._announce(network)
         except (DeviceError, OSError) as error:  # it went again meanwhile: the doorbell has rung for that
             log.warning("network %s: %s", network.id, error)
 
@@ -363,4 +396,9 @@ class Daemon:
         )
         self._config = self._config.model_copy(update={"networks": networks})
         self._introspector.use_config(self._config)
-        self._program()
+        for config in networks:
+            network = self._networks[config.id]
+            network.config = config
+            if not network.programs_kernel:
+                self._program(network)
+        self._rang.set()  # the rest takes a thread: neighbors and routes have their order with the tables

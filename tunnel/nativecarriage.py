@@ -26,7 +26,15 @@ from overlay.verdict import (
 )
 from tunnel import _native
 from tunnel.carriage import DATAGRAM_MAX
-from tunnel.interfaces import Attachment, FrameDevice, Point, SockAddr, UnderlayPort
+from tunnel.interfaces import (
+    Attachment,
+    FrameDevice,
+    Point,
+    SockAddr,
+    SuperDoor,
+    SuperDoors,
+    UnderlayPort,
+)
 from tunnel.mtu import Encap, overhead
 from tunnel.offload import ETHERNET_LENGTH
 from tunnel.underlay import UdpUnderlay
@@ -50,6 +58,7 @@ class Route:
         self.underlay: UdpUnderlay | None = None
         self.sockaddr: SockAddr = ("", 0)
         self.frame_max = 0
+        self.door: SuperDoor | None = None
 
     def use(self, vtep: Vtep, underlay: UdpUnderlay | None) -> None:
         """Sets where and through which underlay it is reached; None: no underlay of its family here."""
@@ -69,6 +78,27 @@ class Route:
         with suppress(OSError):  # no path at all just now: the next send says so by itself
             path_mtu = min(path_mtu, self.underlay.path_mtu(self.sockaddr))
         self.frame_max = self._frame_max(path_mtu)
+
+    @property
+    def doors(self) -> SuperDoors | None:
+        """Where super-frames may leave whole."""
+        return None if self.underlay is None else self.underlay.super_doors
+
+    def hop(self, door: SuperDoor) -> _native.HopRow | None:
+        """The way through that door in the lane's terms; None: no underlay."""
+        if self.underlay is None:
+            return None
+        ports = [sender.port for sender in self.underlay.senders]
+        hop, own = door.hop, self.underlay.address.packed
+        return (
+            hop.source,
+            hop.destination,
+            hop.has_checksum,
+            own,
+            self.id.packed,
+            self.sockaddr[1],
+            ports,
+        )
 
     @property
     def is_limited(self) -> bool:

@@ -14,13 +14,17 @@ Whatever is changed here is in place when the call returns: a call waits for the
 about a millisecond.  Decisions are made on this thread, so nothing can be forgotten between a decision and
 its being remembered.
 
+Over 500 lines: it is the whole of the lane's other side, and each part needs the numbers of all others.
+
 Heads up: read tunnel/native/core/src/lane.rs beside this file.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from ipaddress import ip_address
 from time import monotonic
 
@@ -117,6 +121,7 @@ class NativeDatapath:
         self._names: list[NetworkId] = []  # of networks by their number, those that left too
         self._routes: dict[int, Route] = {}
         self._ports: dict[tuple[UdpUnderlay, int], Port] = {}
+        self._super_losses: dict[UdpUnderlay, int] = {}
         self._observers: list[Observer] = []
         self._upcalls = 0
         self._path_checked_at = monotonic()
@@ -131,7 +136,14 @@ class NativeDatapath:
     # ── Networks come and go ────────────────────────────────────────────────────────────────────────────
 
     def attach(self, attachment: Attachment) -> None:
-        """Starts carrying a network; DeviceError where its port cannot be bound."""
+        """Starts carrying a network.
+
+        Raises:
+            DeviceError: Its port cannot be bound.
+            DatapathUnavailableError: Its format is not VXLAN.
+        """
+        if attachment.vni is None:
+            raise DatapathUnavailableError("native", f"it does not carry bare packets ({attachment.network})")
         number = self._lane.add_network(
             attachment.vni,
             attachment.strictness is Strictness.LINUX,
@@ -179,6 +191,9 @@ class NativeDatapath:
         for network in self._networks.values():
             for vtep in self._tables[network.id].vteps.values():
                 self._program_vtep(network, vtep)
+        for underlay, number in self._underlay_numbers.items():
+            if underlay.super_doors is not None:
+                self._lane.suspend(number, underlay.super_doors.is_suspended)
 
     def close(self) -> None:
         """Detaches every network, closes the ports and ends the worker.  Idempotent."""
@@ -195,7 +210,11 @@ class NativeDatapath:
 
     def _add_underlay(self, underlay: UdpUnderlay) -> int:
         senders = [sender.fileno() for sender in underlay.senders]
-        return self._lane.add_underlay(senders, underlay.ladder.is_on(Feature.UDP_GSO))
+        number = self._lane.add_underlay(senders, underlay.ladder.is_on(Feature.UDP_GSO))
+        if underlay.super_doors is not None:
+            self._lane.suspend(number, is_suspended=True)  # until `reroute` says otherwise
+            underlay.super_doors.heed(partial(self._lane.suspend, number, True))  # noqa: FBT003
+        return number
 
     def _open_port(self, underlay: UdpUnderlay, port: int) -> Port:
         place = (underlay, port)
@@ -252,6 +271,20 @@ class NativeDatapath:
         underlay = None if route.underlay is None else self._underlay_numbers[route.underlay]
         packed = ip_address(host.split("%", maxsplit=1)[0]).packed
         self._lane.route_vtep(route.number, packed, port, scope, underlay, max(route.frame_max, 0))
+        self._follow_door(route)
+
+    def _follow_door(self, route: Route) -> None:
+        """Has the super door there is for the VTEP now, if any."""
+        door = None if route.doors is None else route.doors.door(route.id)
+        hop = None if door is None else route.hop(door)
+        route.door = door
+        if door is None or hop is None:
+            self._lane.without_door(route.number)
+            return
+        try:
+            self._lane.use_door(route.number, door.fileno(), hop)
+        except OSError:  # its TAP was closed just now: a survey follows
+            self._lane.without_door(route.number)
 
     def _program_flood(self, network: Network) -> None:
         flood = self._tables[network.id].flood.vteps()
@@ -303,14 +336,27 @@ class NativeDatapath:
 
     def _read_notices(self) -> None:
         for notice in self._lane.notices():
-            if len(notice) == 3:
-                _, underlay_number, number = notice
-                self._no_segmentation(self._underlays[underlay_number], number)
-            else:
-                _, vtep_number, frame, is_answered, is_news = notice
-                route = self._routes.get(vtep_number)
-                if route is not None:
-                    self._too_big(route, frame, is_answered=is_answered, is_news=is_news)
+            if notice[0] == "no-segmentation":
+                self._no_segmentation(self._underlays[notice[1]], notice[2])
+            elif (route := self._routes.get(notice[1])) is not None:
+                self._read_notice(route, notice)
+
+    def _read_notice(self, route: Route, notice: _native.Notice) -> None:
+        """What is to be known of one VTEP."""
+        if notice[0] == "too-big":
+            _, _, frame, is_answered, is_news = notice
+            self._too_big(route, frame, is_answered=is_answered, is_news=is_news)
+        elif notice[0] == "wants-door" and route.doors is not None:
+            route.doors.want(route.id)
+        elif notice[0] == "shut-door":
+            _, _, number, is_socket = notice
+            who = "a socket says" if is_socket else "the inject TAP"
+            self._shut_door(route, f"{who}: {os.strerror(number)}")
+
+    def _shut_door(self, route: Route, why: str) -> None:
+        if route.doors is not None and route.door is not None:
+            route.doors.shut(route.id, why, now=monotonic())
+            self._follow_door(route)  # where the operator insists it stays
 
     def _no_segmentation(self, underlay: UdpUnderlay, number: int) -> None:
         """Where single sends go through, it was segmentation that did not."""
@@ -342,10 +388,13 @@ class NativeDatapath:
                 route = next((each for each in routes if each.sockaddr[0] == refusal.towards), None)
                 if route is None:
                     continue
-                if refusal.mtu:
+                reason = DropReason.UNDERLAY_ERROR
+                if refusal.errno == errno.EMSGSIZE:
+                    reason = DropReason.MTU_EXCEEDED
                     self._recheck(route)
-                reason = DropReason.MTU_EXCEEDED if refusal.mtu else DropReason.UNDERLAY_ERROR
-                self._lane.lost_after(NUMBERS[reason], route.number)
+                else:
+                    self._shut_door(route, f"it answered: {os.strerror(refusal.errno)}")
+                self._lane.lost_after(NUMBERS[reason], network.number, route.number)
                 break  # which of the networks that share a VTEP it was cannot be known: the first answers
 
     # ── Every second ────────────────────────────────────────────────────────────────────────────────────
@@ -360,7 +409,22 @@ class NativeDatapath:
                     self._recheck(route)
         for underlay in self._underlays:
             self._follow_ladder(underlay)
+            self._count_super_losses(underlay, now=now)
         self._count_overruns()
+
+    def _count_super_losses(self, underlay: UdpUnderlay, *, now: float) -> None:
+        """Super-packets that were counted as sent and never reached the egress device."""
+        doors = underlay.super_doors
+        if doors is None:
+            return
+        if self._lane.take_use(self._underlay_numbers[underlay]):
+            doors.note_use(now=now)
+        losses = doors.losses()
+        lost, self._super_losses[underlay] = losses - self._super_losses.get(underlay, 0), losses
+        owners = [network.number for network in self._networks.values()]
+        for _ in range(lost):
+            owner = owners[0] if len(owners) == 1 else None
+            self._lane.lost_after(NUMBERS[DropReason.UNDERLAY_ERROR], owner, None)
 
     def _count_overruns(self) -> None:
         for network in self._networks.values():

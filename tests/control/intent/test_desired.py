@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
-from control.intent.desired import DesiredNetwork, desired
-from overlay.addr import NetworkId, Vtep
+from control.intent.desired import DesiredNetwork, NodeSubnet, desired
+from overlay.addr import Mac, NetworkId, Vtep
+from overlay.fdb import Origin
+from overlay.route import IpNetwork
 
 A, B = Vtep(ip_address("192.0.2.2"), 4789), Vtep(ip_address("2001:db8::3"), 8472)
 
@@ -15,6 +17,8 @@ A, B = Vtep(ip_address("192.0.2.2"), 4789), Vtep(ip_address("2001:db8::3"), 8472
 class Intent:
     id: NetworkId
     vteps: tuple[Vtep, ...] = ()
+    subnet: IpNetwork | None = None
+    nodes: tuple[NodeSubnet, ...] = ()
 
 
 LAB, OTHER = NetworkId("lab"), NetworkId("other")
@@ -41,3 +45,22 @@ def test_networks_are_wanted_apart() -> None:
 def test_a_network_without_peers_wants_nothing_and_is_still_wanted() -> None:
     assert desired([Intent(LAB)]) == {LAB: DesiredNetwork()}
     assert desired([]) == {}
+
+
+def test_a_routed_network_wants_neighbor_fdb_and_route_of_each_node_and_floods_to_none() -> None:
+    own, theirs, mac = ip_network("10.5.1.0/24"), ip_network("10.5.2.0/24"), Mac(b"\x02\0\0\0\0\2")
+    wanted = desired([Intent(LAB, (A,), own, (NodeSubnet(A, theirs, mac),))])[LAB]
+    assert wanted == DesiredNetwork(
+        vteps={A.address: A},
+        neighbors={ip_address("10.5.2.0"): (mac, Origin.STATIC)},
+        fdb={mac: (A.address, Origin.STATIC)},
+        flood=(),
+        routes={own: (None, Origin.STATIC), theirs: (A.address, Origin.STATIC)},
+    )
+
+
+def test_where_packets_are_carried_bare_there_are_routes_and_no_macs() -> None:
+    own, theirs = ip_network("10.5.1.0/24"), ip_network("10.5.2.0/24")
+    wanted = desired([Intent(LAB, (A,), own, (NodeSubnet(A, theirs, None),))])[LAB]
+    assert (wanted.neighbors, wanted.fdb, wanted.flood) == ({}, {}, ())
+    assert wanted.routes[theirs] == (A.address, Origin.STATIC)

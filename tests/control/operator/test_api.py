@@ -30,6 +30,7 @@ KEYS = {
     "peers": {"name", "underlay", "state", "networks", "rx_octets", "tx_octets"},
     "fdb": {"mac", "dst", "vni", "ifname", "state", "flags"},
     "neigh": {"ip", "mac", "dev", "state"},
+    "routes": {"network", "subnet", "vtep", "via", "mac", "dev", "state"},
     "flows": {"network", "direction", "src", "dst", "verdict", "frames", "octets", "idle_s"},
 }
 
@@ -97,6 +98,8 @@ def test_drops_are_an_object_of_counts_summed_over_networks_without_zeros(api: P
         ("peers", "pods", 1),
         ("fdb", "lab", 2),
         ("neigh", "pods", 1),
+        ("routes", "pods", 2),
+        ("routes", "lab", 0),
         ("flows", "pods", 0),
         ("flows", "lab", 1),
     ],

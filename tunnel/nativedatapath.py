@@ -191,9 +191,6 @@ class NativeDatapath:
         for network in self._networks.values():
             for vtep in self._tables[network.id].vteps.values():
                 self._program_vtep(network, vtep)
-        for underlay, number in self._underlay_numbers.items():
-            if underlay.super_doors is not None:
-                self._lane.suspend(number, underlay.super_doors.is_suspended)
 
     def close(self) -> None:
         """Detaches every network, closes the ports and ends the worker.  Idempotent."""
@@ -212,8 +209,7 @@ class NativeDatapath:
         senders = [sender.fileno() for sender in underlay.senders]
         number = self._lane.add_underlay(senders, underlay.ladder.is_on(Feature.UDP_GSO))
         if underlay.super_doors is not None:
-            self._lane.suspend(number, is_suspended=True)  # until `reroute` says otherwise
-            underlay.super_doors.heed(partial(self._lane.suspend, number, True))  # noqa: FBT003
+            underlay.super_doors.heed(partial(self._lane.suspend, number))
         return number
 
     def _open_port(self, underlay: UdpUnderlay, port: int) -> Port:
@@ -275,7 +271,8 @@ class NativeDatapath:
 
     def _follow_door(self, route: Route) -> None:
         """Has the super door there is for the VTEP now, if any."""
-        door = None if route.doors is None else route.doors.door(route.id)
+        doors = route.doors
+        door = None if doors is None or doors.is_suspended else doors.door(route.id)
         hop = None if door is None else route.hop(door)
         route.door = door
         if door is None or hop is None:

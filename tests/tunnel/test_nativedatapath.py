@@ -24,10 +24,12 @@ from overlay.tables import FdbRemove, FdbReplace
 from overlay.verdict import Drop, DropReason, Encapsulate
 from tunnel.interfaces import Activity, Attachment, Buffer, Point
 from tunnel.ladder import Feature
+from tunnel.meter import UpcallKind
 
 _native = pytest.importorskip("tunnel._native", reason="the native engine is not built: see `weft version`")
 
 PATIENCE_S = 10.0
+FLOOD = 60_000  # frames, each of another source
 OUT = tcp4(b"out")
 IN = MAC_A + MAC_B + OUT[12:]
 
@@ -129,7 +131,8 @@ def test_a_million_new_flows_are_limited_and_bounded() -> None:
     with twin("native") as engine:
         bind(engine)
         engine.from_device(OUT)
-        for number in range(60_000):
+        began_at = time.monotonic()
+        for number in range(FLOOD):
             frame = MAC_B + b"\x06" + number.to_bytes(5, "big") + OUT[12:60]
             while True:
                 try:
@@ -140,8 +143,10 @@ def test_a_million_new_flows_are_limited_and_bounded() -> None:
         while engine.lane.turn():
             pass
         drops = engine.drops()
-        assert drops[DropReason.UPCALL_LIMIT] > 1000
-        assert engine.statistics().ledger.held <= 45_000
+        rate, burst = UpcallKind.NEW_FLOW.value  # however slow this machine is
+        allowed = burst + rate * (time.monotonic() - began_at)
+        assert engine.statistics().ledger.held <= allowed
+        assert drops[DropReason.UPCALL_LIMIT] + drops.get(DropReason.UPCALL_OVERFLOW, 0) >= FLOOD - allowed
         sent = engine.statistics().ledger.sent
         engine.device.host.send(bytes(10) + OUT)
         engine.lane.turn()
@@ -358,7 +363,7 @@ def test_a_panic_is_told_once_and_everything_can_still_be_closed() -> None:
 
 def test_closing_ends_the_worker() -> None:
     engine = Twin("native", starts=True)
-    assert "weft-lane" in thread_names()
+    eventually(engine, "a thread names itself", lambda: "weft-lane" in thread_names())
     engine.close()
     assert "weft-lane" not in thread_names()
 

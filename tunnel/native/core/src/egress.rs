@@ -287,11 +287,7 @@ impl Lane {
             return false;
         };
         let Some(cut) = locate_untrusted(&vnet, &arena[datagram.frame()]) else { return false };
-        let underlay = vtep_.underlay.and_then(|number| self.underlays.get(number as usize));
-        if underlay.is_none_or(|underlay| underlay.is_suspended)
-            || !door.takes(&cut, datagram.octets(), vtep_.frame_max)
-            || !door.is_open(sys::now())
-        {
+        if !door.takes(&cut, datagram.octets(), vtep_.frame_max) || !door.is_open(sys::now()) {
             return false;
         }
         let index = mark.entropy as usize & (vtep_.doors.len() - 1);

@@ -163,8 +163,6 @@ pub struct Underlay {
     pub senders: Vec<RawFd>,
     /// Whether several datagrams may leave in one send.
     pub has_gso: bool,
-    /// Whether super doors are shut for now: something may have changed.
-    pub is_suspended: bool,
 }
 
 /// One receiving socket and the networks that share it, by VNI.
@@ -411,7 +409,7 @@ impl Lane {
 
     /// One more underlay; its number.
     pub fn add_underlay(&mut self, senders: Vec<RawFd>, has_gso: bool) -> u32 {
-        self.underlays.push(Underlay { senders, has_gso, is_suspended: false });
+        self.underlays.push(Underlay { senders, has_gso });
         (self.underlays.len() - 1) as u32
     }
 
@@ -491,10 +489,10 @@ impl Lane {
         }
     }
 
-    /// Shuts every super door of an underlay for now, or opens them again.
-    pub fn suspend(&mut self, underlay: u32, is_suspended: bool) {
-        if let Some(underlay) = self.underlays.get_mut(underlay as usize) {
-            underlay.is_suspended = is_suspended;
+    /// Shuts every super door of an underlay: each must be given again.  Nothing holds their TAP from then on.
+    pub fn suspend(&mut self, underlay: u32) {
+        for vtep in self.vteps.iter_mut().flatten().filter(|vtep| vtep.underlay == Some(underlay)) {
+            vtep.super_door = None;
         }
     }
 

@@ -196,8 +196,8 @@ mod _native {
             self.change(py, |lane| lane.use_door(vtep, None));
         }
 
-        fn suspend(&self, py: Python<'_>, underlay: u32, is_suspended: bool) {
-            self.change(py, |lane| lane.suspend(underlay, is_suspended));
+        fn suspend(&self, py: Python<'_>, underlay: u32) {
+            self.change(py, |lane| lane.suspend(underlay));
         }
 
         fn take_use(&self, py: Python<'_>, underlay: u32) -> bool {

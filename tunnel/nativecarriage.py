@@ -47,6 +47,7 @@ REASONS: tuple[DropReason, ...] = (*(DropReason[name] for name in _native.REASON
 """Every reason, at the number it has in Rust: those an engine gives itself first."""
 NUMBERS = {reason: number for number, reason in enumerate(REASONS)}
 POINTS = tuple(Point)
+WIRE_ID = 1 << 24  # bare packets name no network: their port carries one, and no VNI is this
 
 
 class Route:
@@ -122,6 +123,11 @@ class Network:
     @property
     def id(self) -> NetworkId:
         return self.attachment.network
+
+    @property
+    def wire_id(self) -> int:
+        """What a datagram's VNI field says of it."""
+        return WIRE_ID if self.attachment.vni is None else int(self.attachment.vni)
 
 
 @dataclass(slots=True)

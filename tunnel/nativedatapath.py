@@ -156,8 +156,8 @@ class NativeDatapath:
         try:
             for underlay in self._underlays:
                 port = self._open_port(underlay, attachment.port)
-                port.networks[attachment.vni] = network
-                self._lane.bind(port.number, attachment.vni, number)
+                port.networks[network.wire_id] = network
+                self._lane.bind(port.number, network.wire_id, number)
         except DeviceError:
             self._leave_ports(network)
             self._lane.remove_network(number)
@@ -222,8 +222,8 @@ class NativeDatapath:
     def _leave_ports(self, network: Network) -> None:
         """Receives for this network no more; a port without a network is closed."""
         for place, port in tuple(self._ports.items()):
-            if port.networks.get(network.attachment.vni) is network:
-                del port.networks[network.attachment.vni]
+            if port.networks.get(network.wire_id) is network:
+                del port.networks[network.wire_id]
             if not port.networks:
                 self._lane.remove_port(self._ports.pop(place).number)
                 port.socket.close()

@@ -101,9 +101,7 @@ def test_a_verdict_forgotten_under_load_is_never_used_again() -> None:
                 engine.reactor.step(patience_s=0.002)
                 assert sent_to(engine)[old] == before[old], f"turn {turn}: sent to where it was"
                 if turn % 10 == 0:
-                    eventually(
-                        engine, "it is followed", lambda new=new, b=before: sent_to(engine)[new] > b[new]
-                    )
+                    await_more(engine, new, before[new])
         finally:
             is_over.set()
             flooding.join()

@@ -28,7 +28,7 @@ from control.introspection import Introspector, Parts
 from control.network import ServedNetwork, UnderlaySurvey, survey
 from control.operator import config as configuration
 from control.operator.build import native_obstacle
-from control.operator.schema import Config, Encap, Switch
+from control.operator.schema import Config, Switch
 from control.operator.systemd import notify, reloading
 from control.routed import serve, sweep
 from control.upkeep import aged, refresh
@@ -72,11 +72,7 @@ def run(config: Config) -> int:
 
 def choose_engine(config: Config) -> Choice:
     """Which engine carries, said aloud: the choice is never silent."""
-    obstacle = native_obstacle()
-    for network in config.networks:
-        if network.encap is not Encap.VXLAN:
-            obstacle = obstacle or f"it does not carry {network.encap} (network {network.name})"
-    return choose_datapath(config.node.engine.value, obstacle=obstacle)
+    return choose_datapath(config.node.engine.value, obstacle=native_obstacle())
 
 
 def ladder_switches(config: Config) -> Switches:

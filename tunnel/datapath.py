@@ -16,8 +16,8 @@ from overlay.addr import IpAddress
 from overlay.errors import DatapathUnavailableError
 from overlay.tables import Tables
 from tunnel.interfaces import Datapath, Reactor
+from tunnel.poller import Poller
 from tunnel.pydatapath import PythonDatapath
-from tunnel.spinner import Spinner
 from tunnel.underlay import UdpUnderlay
 
 NATIVE, PYTHON, AUTO = "native", "python", "auto"
@@ -75,8 +75,7 @@ def open_datapath(
     return PythonDatapath(
         tables,
         underlays,
-        reactor=reactor,
+        reactor=Poller(reactor, monotonic),
         clock=monotonic,
         choose_underlay=choose_underlay,
-        spinner=Spinner(reactor, monotonic),
     )

@@ -46,7 +46,7 @@ pub fn forward_untrusted(frame: &mut [u8]) -> Result<usize, Reason> {
         return Err(Reason::TRUNCATED); // a proxy whose buffer is its MTU has cut it
     }
     // All words together are 0xffff modulo 65535 (RFC 1071); they are never 0, since the version is not.
-    if word_sum(&packet[..length]) % WORD_MAX != 0 {
+    if !word_sum(&packet[..length]).is_multiple_of(WORD_MAX) {
         return Err(Reason::INNER_MALFORMED);
     }
     if packet[TTL_AT] <= 1 {

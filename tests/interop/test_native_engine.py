@@ -26,7 +26,7 @@ def test_a_panic_ends_the_daemon_with_its_reason_and_everything_removed(start_la
     assert place.run(["ip", "-o", "link", "show", "weft0"]).returncode == 0
     assert exit_status(daemon) == UNAVAILABLE
     assert "native engine: it broke: broken on purpose" in daemon.read_output()
-    assert "weft" not in place.run(["ip", "-o", "link"]).stdout
+    assert "weft0" not in place.run(["ip", "-o", "link"]).stdout
     assert "Traceback" not in daemon.read_output()
 
 

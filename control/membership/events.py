@@ -124,6 +124,30 @@ class Departed:
     """Our leave has been heard: the sockets may close."""
 
 
+@dataclass(frozen=True, slots=True)
+class RecordChanged:
+    """A node's record is another, or gone."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordForked:
+    """A node says two things under one version: there are two of it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cloned:
+    """The pool has words of ours that we never said: our disk was copied, or set back."""
+
+    epoch: int
+    version: int
+
+
+RecordEvent = RecordChanged | RecordForked | Cloned
+
 Event = (
     MemberChanged
     | MemberReaped
@@ -135,6 +159,7 @@ Event = (
     | KeyringChanged
     | KeysAnswered
     | Departed
+    | RecordEvent
 )
 
 

@@ -58,6 +58,7 @@ SUBNETS_MAX = 16
 MACS_MAX = 1024  # of one node, over all its networks
 IPS_MAX = 1024
 GRANTS_MAX = 1024  # of one founder, over all its networks
+FOUNDERS_MAX = 64  # of one network
 ID_OCTETS = 64
 WORD_OCTETS = 32
 POOL_ID_OCTETS = 16
@@ -104,6 +105,37 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """A lease as its holder has it: which subnet, and by which act of which founder."""
+
+    subnet: IpNetwork
+    founder: str
+    founder_id: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseWord:
+    """What a node says of the leases of a network.
+
+    Attributes:
+        pool_id: Founders and network, hashed: two pools must not mix.
+        asks: The founder it wants a subnet of; empty: none.
+        free: How many a founder could grant; 0 for who is none, and for one that must not.
+        held: What it has.
+        knows: Each founder it has heard, and under which identity.
+        grants: What it gave away as a founder.
+    """
+
+    pool_id: bytes
+    asks: str = ""
+    free: int = 0
+    held: Holding | None = None
+    knows: tuple[tuple[str, str], ...] = ()
+    grants: tuple[Grant, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkRecord:
     """What a node says of one of its networks.
 
@@ -115,8 +147,7 @@ class NetworkRecord:
         subnets: What is routed to it.
         macs: What is behind its device, itself included.
         ips: Who has which address there.
-        pool_id: Founders and network, hashed; empty where subnets are not leased.
-        grants: What it gave away as a founder.
+        leases: Where subnets are leased, what it has to say of that.
     """
 
     name: NetworkId
@@ -129,8 +160,7 @@ class NetworkRecord:
     subnets: tuple[IpNetwork, ...] = ()
     macs: tuple[LocalMac, ...] = ()
     ips: tuple[tuple[IpAddress, Mac], ...] = ()
-    pool_id: bytes = b""
-    grants: tuple[Grant, ...] = ()
+    leases: LeaseWord | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -252,10 +282,24 @@ def _network(network: NetworkRecord) -> dict[str, object]:
         told["Ips"] = b"".join(_mapped(address) + mac for address, mac in network.ips)
     if network.subnets:
         told["Subnets"] = [str(subnet) for subnet in network.subnets]
-    if network.pool_id:
-        told["Pool"] = network.pool_id
-    if network.grants:
-        told["Grants"] = [_grant(each) for each in network.grants]
+    if network.leases is not None:
+        told["Leases"] = _leases(network.leases)
+    return told
+
+
+def _leases(word: LeaseWord) -> dict[str, object]:
+    told: dict[str, object] = {"Pool": word.pool_id}
+    if word.asks:
+        told["Asks"] = word.asks
+    if word.free:
+        told["Free"] = word.free
+    if word.held is not None:
+        held = word.held
+        told["Held"] = [str(held.subnet), held.founder, held.founder_id, held.number]
+    if word.knows:
+        told["Knows"] = [list(each) for each in word.knows]
+    if word.grants:
+        told["Grants"] = [_grant(each) for each in word.grants]
     return told
 
 
@@ -447,7 +491,7 @@ def parse_networks_untrusted(body: bytes) -> tuple[NetworkRecord, ...]:
     for what, most, found in (
         ("MACs", MACS_MAX, sum(len(network.macs) for network in networks)),
         ("IPs", IPS_MAX, sum(len(network.ips) for network in networks)),
-        ("grants", GRANTS_MAX, sum(len(network.grants) for network in networks)),
+        ("grants", GRANTS_MAX, sum(len(each.leases.grants) for each in networks if each.leases)),
     ):
         if found > most:
             raise UnsupportedError(f"record: expected at most {most} {what} of one node, found {found}")
@@ -469,9 +513,36 @@ def _network_untrusted(fields: Fields) -> NetworkRecord:
         subnets=tuple(_subnet_untrusted(x) for x in _items_untrusted(fields, b"Subnets", SUBNETS_MAX)),
         macs=_macs_untrusted(fields.octets(b"Macs", RECORD_OCTETS)),
         ips=_ips_untrusted(fields.octets(b"Ips", RECORD_OCTETS)),
-        pool_id=fields.octets(b"Pool", POOL_ID_OCTETS),
+        leases=_leases_untrusted(Fields(fields.mapping(b"Leases"), "leases"))
+        if fields.has(b"Leases")
+        else None,
+    )
+
+
+def _leases_untrusted(fields: Fields) -> LeaseWord:
+    return LeaseWord(
+        pool_id=_exactly_untrusted(fields.octets(b"Pool", POOL_ID_OCTETS), POOL_ID_OCTETS, "pool id"),
+        asks=fields.name(b"Asks") if fields.has(b"Asks") else "",
+        free=fields.number(b"Free", U32),
+        held=_holding_untrusted(fields.items(b"Held")) if fields.has(b"Held") else None,
+        knows=tuple(_known_untrusted(x) for x in _items_untrusted(fields, b"Knows", FOUNDERS_MAX)),
         grants=tuple(_grant_untrusted(x) for x in _items_untrusted(fields, b"Grants", COLLECTION_MAX)),
     )
+
+
+def _holding_untrusted(value: object) -> Holding:
+    subnet, founder, founder_id, number = _list_of_untrusted(value, 4, "held")
+    return Holding(
+        _subnet_untrusted(subnet),
+        name_untrusted(founder, "held"),
+        _id_untrusted(founder_id),
+        _number_untrusted(number, U64, "held"),
+    )
+
+
+def _known_untrusted(value: object) -> tuple[str, str]:
+    founder, founder_id = _list_of_untrusted(value, 2, "knows")
+    return name_untrusted(founder, "knows"), _id_untrusted(founder_id)
 
 
 def _items_untrusted(fields: Fields, key: bytes, longest: int) -> list[Any]:

@@ -22,6 +22,8 @@ from control.membership.recordwire import (
     Digest,
     Digests,
     Grant,
+    Holding,
+    LeaseWord,
     LocalMac,
     NetworkRecord,
     Page,
@@ -49,12 +51,19 @@ FULL = NetworkRecord(
     subnets=(ip_network("10.5.1.0/24"), ip_network("fd00:5::/64")),
     macs=(LocalMac(mac(1), 7), LocalMac(mac(2), (1 << 32) - 1)),
     ips=((ip_address("10.5.1.1"), mac(1)), (ip_address("fe80::1"), mac(2))),
-    pool_id=bytes(range(16)),
-    grants=(
-        Grant(ip_network("10.5.1.0/24"), "n1", "id1", 1),
-        Grant(ip_network("10.5.2.0/24"), "n2", "id2", 2, is_released=True),
+    leases=LeaseWord(
+        pool_id=bytes(range(16)),
+        asks="n1",
+        free=200,
+        held=Holding(ip_network("10.5.1.0/24"), "n1", "id1", 1),
+        knows=(("n1", "id1"), ("n2", "id2")),
+        grants=(
+            Grant(ip_network("10.5.1.0/24"), "n1", "id1", 1),
+            Grant(ip_network("10.5.2.0/24"), "n2", "id2", 2, is_released=True),
+        ),
     ),
 )
+GRANT = Grant(ip_network("10.5.1.0/24"), "n1", "id1", 1)
 MESSAGES: list[RecordMessage] = [
     Rumor(key("n1"), encode_networks([network(), FULL])),
     Rumor(key("n" * 128, (1 << 64) - 1, epoch=(1 << 64) - 1, weft_id="i" * 64), b"", is_answer=True),
@@ -93,7 +102,7 @@ def test_what_a_node_says_comes_back_as_it_went() -> None:
         [network(macs=MACS_MAX + 1)],
         [network(1, macs=600, name="a"), network(2, macs=600, name="b")],
         [replace(FULL, ips=tuple((ip_address(0x0A000001 + each), mac(1)) for each in range(1025)))],
-        [replace(FULL, grants=FULL.grants * 600)],
+        [replace(FULL, leases=LeaseWord(bytes(16), grants=(GRANT,) * 1100))],
     ],
     ids=["macs", "macs-together", "ips", "grants"],
 )
@@ -141,10 +150,14 @@ def told(**changes: object) -> bytes:
         told(Ips=ip_address("ff02::1").packed + mac(1)),
         told(Subnets=["10.5.1.1/24"]),
         told(Subnets=[7]),
-        told(Grants=[["10.5.1.0/24", "n1"]]),
-        told(Grants=[["10.5.1.0/24", "n1", "id", -1, False]]),
-        told(Grants=[["10.5.1.0/24", "n1", "id", 1, 0]]),
-        told(Pool=bytes(17)),
+        told(Leases={"Pool": bytes(15)}),
+        told(Leases={"Pool": bytes(17)}),
+        told(Leases={"Pool": bytes(16), "Grants": [["10.5.1.0/24", "n1"]]}),
+        told(Leases={"Pool": bytes(16), "Grants": [["10.5.1.0/24", "n1", "id", -1, False]]}),
+        told(Leases={"Pool": bytes(16), "Grants": [["10.5.1.0/24", "n1", "id", 1, 0]]}),
+        told(Leases={"Pool": bytes(16), "Held": ["10.5.1.0/24", "n1", "id"]}),
+        told(Leases={"Pool": bytes(16), "Knows": [["n1"]]}),
+        told(Leases={"Pool": bytes(16), "Asks": b"\xff"}),
         pack({"Networks": [7]}),
         pack({"Networks": 7}),
         pack([1, 2]),
@@ -196,7 +209,7 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 FIELDS = st.sampled_from(
-    ["Name", "Mode", "Encap", "VNI", "Port", "Vteps", "Mac", "Macs", "Ips", "Subnets", "Pool", "Grants"]
+    ["Name", "Mode", "Encap", "VNI", "Port", "Vteps", "Mac", "Macs", "Ips", "Subnets", "Leases"]
 )
 
 

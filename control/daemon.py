@@ -15,20 +15,21 @@ import gc
 import logging
 import signal
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import uvloop
 
-from control.intent.desired import desired
-from control.intent.reconcile import reconcile
+from control.intent.reconcile import Step, reconcile
 from control.introspection import EngineChoice, Introspector, Parts
-from control.network import ServedNetwork, UnderlaySurvey, survey
+from control.network import ServedNetwork, UnderlaySurvey, device_addresses, survey
 from control.operator import config as configuration
 from control.operator.schema import Config, Engine, Switch
 from control.operator.systemd import notify, reloading
+from control.steering import Steering, next_release, nodes_that_count
 from control.upkeep import aged, refresh
 from control.watching import Events
 from overlay.addr import IpAddress, NetworkId
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 UPKEEP_SECONDS = 1.0
 UPKEEP_SLICE = 1024  # flows whose activity is read before the loop gets a turn
 SURVEY_REST_SECONDS = 0.25  # between two surveys: a storm of netlink messages is one change
+POOL_REST_SECONDS = 0.05  # the same of a storm of records
+POOL_REST_SHARE = 10  # we rest so many times as long as what followed from the last change took
+STEPS_PER_TURN = 64  # of a plan, before the loop may turn to others
 
 log = logging.getLogger("weft")
 
@@ -91,6 +95,8 @@ class Daemon:
         self._underlays: tuple[UdpUnderlay, ...] = ()
         self._networks: dict[NetworkId, ServedNetwork] = {}
         self._pool: Pool | None = None
+        self._pool_changed = asyncio.Event()
+        self._plans = 0
         self._stopped = asyncio.Event()
         self._exit_code = 0
         self._seen_until = time.monotonic()
@@ -106,6 +112,7 @@ class Daemon:
                 ]
                 if self._pool is not None:
                     tasks.append(group.create_task(self._pool.run(), name="pool"))
+                    tasks.append(group.create_task(self._follow(), name="steering"))
                 await self._stopped.wait()
                 notify("STOPPING=1")
                 if self._pool is not None:
@@ -128,6 +135,7 @@ class Daemon:
         stack.callback(self._doorbell.close)
         await asyncio.to_thread(self._open_underlays, stack)
         await asyncio.to_thread(self._open_networks, stack)
+        self._steering = Steering([underlay.address for underlay in self._underlays])
         self._open_datapath(stack, loop)
         for network in self._networks.values():
             await asyncio.to_thread(network.announce)
@@ -168,6 +176,8 @@ class Daemon:
             addresses = [underlay.address for underlay in self._underlays]
             self._pool = await Pool.open(self._config, addresses, tell=events.tell_peer)
             stack.callback(self._pool.close)
+            self._pool.changed = self._pool_changed.set
+            self._note_devices(await asyncio.to_thread(device_addresses, self._devices()))
         parts = Parts(
             version=version("weft"),
             engine=engine,
@@ -177,6 +187,7 @@ class Daemon:
             underlays=self._underlays,
             pool=self._pool,
             clock=time.monotonic,
+            steering=self._steering,
         )
         self._introspector = Introspector(self._config, parts, events)
         api = ApiServer(
@@ -210,10 +221,69 @@ class Daemon:
 
     def _program(self) -> None:
         """Makes the tables hold what is wanted now."""
-        wanted = desired(self._config.networks)
-        for step in reconcile(wanted, self._tables, now=time.monotonic()):
-            log.info("%s", step.what)
-            self._tables.apply(step.delta)
+        for step in self._plan():
+            self._take(step)
+
+    def _plan(self) -> tuple[Step, ...]:
+        now, pool = time.monotonic(), self._pool
+        nodes = () if pool is None or pool.has_left else nodes_that_count(pool.core, now=now)
+        wanted = self._steering.wanted(self._config.networks, nodes, now=now)
+        self._plans += 1
+        return reconcile(wanted, self._tables, now=now)
+
+    def _take(self, step: Step) -> None:
+        log.info("%s", step.what)
+        self._tables.apply(step.delta)
+
+    # ── The pool ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _follow(self) -> None:
+        """When a member or a record changes, or one of the dead no longer counts: programs what follows.
+
+        A storm is one change: the longer the last one took, the longer we rest.
+        """
+        rest = POOL_REST_SECONDS
+        while True:
+            await self._wait_for_pool()
+            await asyncio.sleep(rest)
+            self._pool_changed.clear()
+            started_at = time.monotonic()
+            steps = self._plan()
+            rest = max(POOL_REST_SECONDS, POOL_REST_SHARE * (time.monotonic() - started_at))
+            await self._take_in_turns(steps)
+            self._publish()
+
+    async def _wait_for_pool(self) -> None:
+        due = next_release(self._pool.core.members, now=time.monotonic()) if self._pool is not None else None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if due is None else max(0.0, due - time.monotonic())):
+                await self._pool_changed.wait()
+
+    async def _take_in_turns(self, steps: tuple[Step, ...]) -> None:
+        """Takes the steps a few at a time; gives up where somebody has made another plan meanwhile."""
+        plan = self._plans
+        for number, step in enumerate(steps, 1):
+            self._take(step)
+            if number % STEPS_PER_TURN == 0:
+                await asyncio.sleep(0)
+                if plan != self._plans:
+                    self._pool_changed.set()
+                    return
+
+    def _publish(self) -> None:
+        """Says in the pool what is ours now."""
+        if self._pool is not None:
+            networks = self._steering.own(self._config.networks, now=time.monotonic())
+            self._pool.publish(networks)
+
+    def _devices(self) -> list[str]:
+        return [network.config.device for network in self._networks.values()]
+
+    def _note_devices(self, addresses: Mapping[str, Sequence[IpAddress]]) -> None:
+        for network in self._networks.values():
+            config = network.config
+            self._steering.serve(config, network.device.mac, addresses[config.device], ageing=config.ageing_s)
+        self._publish()
 
     # ── Serving ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -242,6 +312,9 @@ class Daemon:
                 for feature in underlay.ladder.due(now=now):
                     is_on = underlay.probe(feature)
                     log.info("%s: %s again: %s", underlay.address, feature.value, "on" if is_on else "off")
+            if self._pool is not None:
+                self._steering.see(self._datapath.flows(), self._config.networks, now=now)
+                self._publish()
             self._introspector.tick(now=now)
 
     async def _answer_the_door(self, stack: AsyncExitStack) -> None:
@@ -263,7 +336,15 @@ class Daemon:
             self._datapath.reroute()
             for network in self._networks.values():
                 await self._restore(network)
+            if self._pool is not None:
+                await self._tell_addresses()
             await asyncio.sleep(SURVEY_REST_SECONDS)
+
+    async def _tell_addresses(self) -> None:
+        try:
+            self._note_devices(await asyncio.to_thread(device_addresses, self._devices()))
+        except DeviceError as error:  # the lists changed while they were read: the doorbell has rung for that
+            log.debug("%s", error)
 
     async def _survey(self) -> tuple[UnderlaySurvey, ...]:
         """What the kernel says, asked again while its lists change under the reader (NLM_F_DUMP_INTR)."""

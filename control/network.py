@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from control.operator.schema import NetworkConfig
 from control.operator.schema import Strictness as ConfiguredStrictness
@@ -168,6 +169,15 @@ def survey(underlays: Sequence[UdpUnderlay]) -> tuple[UnderlaySurvey, ...]:
         link = netlink.link(device) if device is not None else None
         found.append(UnderlaySurvey(underlay, device, link.mtu if link is not None else None))
     return tuple(found)
+
+
+def device_addresses(devices: Sequence[str]) -> dict[str, tuple[IpAddress, ...]]:
+    """The addresses each of these devices has now, without their scope; blocks for netlink."""
+    found: dict[str, list[IpAddress]] = {device: [] for device in devices}
+    for facts in netlink.addresses():
+        if facts.device in found and not facts.tentative:
+            found[facts.device].append(ip_address(str(facts.address).partition("%")[0]))
+    return {device: tuple(addresses) for device, addresses in found.items()}
 
 
 def stable_mac(config: NetworkConfig, underlay: IpAddress) -> Mac:

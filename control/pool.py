@@ -16,12 +16,13 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from control.membership.config import FIRST_REJOIN, REJOIN_INTERVAL, GossipConfig
 from control.membership.events import (
+    Cloned,
     Departed,
     Event,
     JoinFailed,
@@ -30,13 +31,17 @@ from control.membership.events import (
     KeysAnswered,
     MemberChanged,
     NameConflict,
+    RecordChanged,
+    RecordForked,
     UdpBlocked,
 )
 from control.membership.gossip import Gossip
 from control.membership.keyquery import KeyStep
 from control.membership.member import Endpoint, Member, state_word
+from control.membership.peer import Peer
+from control.membership.records import RecordStatistics
+from control.membership.recordwire import NetworkRecord
 from control.membership.secure import Envelope, parse_key_untrusted
-from control.membership.serf import Serf
 from control.membership.snapshot import Snapshot
 from control.membership.tags import WEFT_EPOCH, WEFT_ID
 from control.operator import fields
@@ -61,20 +66,25 @@ class Pool:
     """One node in its pool.  `open` makes it able to speak; `run` gossips until cancelled or departed.
 
     Attributes:
-        core: The member.
+        core: The member, and the records of all.
+        changed: Called when a member or a record is another.
+        was_cloned: Whether the pool has heard words of ours that we never said.
     """
 
     def __init__(self, settings: GossipConfig, table: GossipTable, files: PoolFiles) -> None:
         self._clock = asyncio.get_running_loop().time
         self._files = files
         envelope = Envelope(files.keyring, nonce=os.urandom)
-        self.core = Serf(settings, rng=random.SystemRandom(), envelope=envelope, now=self._clock())
+        self.core = Peer(settings, rng=random.SystemRandom(), envelope=envelope, now=self._clock())
         self._gossip = Gossip(self.core, bind_endpoint(table), self._event)
         self._tell: Callable[[str], None] = log.debug
+        self.changed: Callable[[], None] = _nobody_listens
         self._names = tuple(seed for seed in table.join if not _is_address(seed.host))
         self._unresolved: set[fields.Endpoint] = set()
         self._conflicts = _Troubles()
         self._blocked = _Troubles()
+        self._doubled = _Troubles()
+        self.was_cloned = False
         self._departed = asyncio.Event()
         self._answers: dict[int, asyncio.Future[KeysAnswered]] = {}
         self._joins: dict[Endpoint, list[asyncio.Future[str | None]]] = {}
@@ -204,6 +214,21 @@ class Pool:
             self._answers.pop(number, None)
         return KeysView(event.members, event.responses, event.errors, event.keys, event.primary_keys)
 
+    def vteps_of(self, name: str) -> tuple[IpAddress, ...]:
+        """Where a peer says it receives; nothing as long as it has not said anything."""
+        record = self.core.records.lookup(name)
+        networks = record.networks if record is not None else ()
+        return tuple(dict.fromkeys(address for network in networks for address in network.vteps))
+
+    def record_counts(self) -> RecordStatistics:
+        """What was counted of the records."""
+        return self.core.records.statistics()
+
+    def publish(self, networks: Sequence[NetworkRecord]) -> None:
+        """Says this of ourselves from now on."""
+        if not self.has_left and self.core.publish(networks, now=self._clock()):
+            self._gossip.wake()
+
     def _require_membership(self, what: str) -> None:
         if self.has_left:
             raise MembershipError(f"{what}: this node has left the pool; restart weft to be in it again")
@@ -221,6 +246,11 @@ class Pool:
         return self._blocked.current(now=self._clock())
 
     @property
+    def doubled(self) -> list[str]:
+        """Nodes that are there twice: their disk was copied, or set back."""
+        return self._doubled.current(now=self._clock())
+
+    @property
     def unwritten(self) -> list[DeviceError]:
         """Why the disk does not hold what it should."""
         return self._files.problems
@@ -234,6 +264,7 @@ class Pool:
                 self._blocked.forget(member.name)
                 log.info("member %s %s is %s", member.name, member.endpoint, word)
                 self._tell(f"member {member.name} {member.endpoint} is {word}")
+                self.changed()
             case NameConflict(name, known, claimed):
                 text = f"{name} is used at {known} and at {claimed}"
                 if self._conflicts.note(name, text, now=self._clock()):
@@ -256,7 +287,27 @@ class Pool:
             case Departed():
                 self._departed.set()
             case _:
+                self._record_event(event)
+
+    def _record_event(self, event: Event) -> None:
+        match event:
+            case RecordForked(name):
+                self._note_double(name, f"{name} says two things under one version")
+            case Cloned(epoch):
+                self.was_cloned = True
+                self._files.note_epoch(epoch)
+                name = self.core.ourselves.name
+                self._note_double(name, f"{name} (this node) has said what it never said")
+            case RecordChanged():
                 pass
+            case _:
+                return
+        self.changed()
+
+    def _note_double(self, name: str, text: str) -> None:
+        if self._doubled.note(name, text, now=self._clock()):
+            log.error("%s: a copied disk, or one that was set back", text)
+            self._tell(text)
 
     def _join_ended(self, endpoint: Endpoint, why: str | None) -> None:
         for future in self._joins.pop(endpoint, []):
@@ -328,6 +379,10 @@ class _Troubles:
         """Those met lately, by name."""
         self._met = {name: each for name, each in self._met.items() if now - each[1] < TROUBLE_SECONDS}
         return [text for _, (text, _) in sorted(self._met.items())]
+
+
+def _nobody_listens() -> None:
+    """What is called until somebody wants to be."""
 
 
 _KEY_STEPS: Mapping[str, KeyStep] = {

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from control.intent.leasememory import LeaseMemory
+from control.intent.shared import Trouble
 from control.membership.recordwire import (
     FOUNDERS_MAX,
     GRANTS_MAX,
@@ -143,14 +144,6 @@ class Self:
     name: str
     weft_id: str
     endpoint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Something the operator must know, and what mends it."""
-
-    problem: str
-    fix: str
 
 
 @dataclass(frozen=True, slots=True)

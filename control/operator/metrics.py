@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from control.membership.events import Refusal
+from control.membership.records import Refused
 from overlay.verdict import DropReason
 
 if TYPE_CHECKING:
@@ -114,6 +115,11 @@ class _Views(Collector):
         for reason in Refusal:
             refused.add_metric([reason.name], gossip.refused.get(reason.name, 0))
         yield refused
+        yield GaugeMetricFamily("weft_records", "Nodes whose record is held.", gossip.records)
+        unheard = CounterMetricFamily("weft_records_refused", "Records without effect.", labels=["reason"])
+        for why in Refused:
+            unheard.add_metric([why.name], gossip.records_refused.get(why.name, 0))
+        yield unheard
 
     def _peers(self) -> Metric:
         labels = ["peer", "underlay", "direction"]

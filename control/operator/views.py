@@ -124,6 +124,8 @@ class GossipView:
         health: Lifeguard's local health score: 0 is well, 7 the worst.
         has_left: After `weft leave`; the rest is then as it was last.
         refused: Reason → how often something was said to us that had no effect, without the zeros.
+        records: Held, of every node that has said something of itself.
+        records_refused: As `refused`, of what was said about records.
     """
 
     address: str
@@ -132,6 +134,8 @@ class GossipView:
     health: int
     has_left: bool
     refused: Mapping[str, int] = field(default_factory=dict)
+    records: int = 0
+    records_refused: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

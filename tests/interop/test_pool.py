@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 from support.lab import ROOT, BuildLab, leaves_no_trace
+from support.pools import SEED, in_pool, pool_of
 from support.serf_agent import GOSSIP_PORT, needs_serf
 from support.serving import (
     StartLab,
@@ -40,7 +41,7 @@ from support.traffic import any_address, open_in, type_in
 from bench.lab import checks
 from bench.lab.commands import LabError
 from bench.lab.namespaces import Daemon, Lab, Place
-from bench.lab.topology import Node, NodeKind, Setting, Topology, segment
+from bench.lab.topology import NodeKind, segment
 from control.membership.secure import Envelope, Keyring, format_key
 from control.membership.wire import Ping, encode, encode_push_pull
 from control.operator.client import Client
@@ -48,7 +49,6 @@ from overlay.addr import IpAddress
 
 pytestmark = [*ROOT, pytest.mark.interop]
 
-SEED = "192.0.2.1"
 DETECTION_S = 45.0  # a death in a pool this small takes seconds; this machine may have others to serve
 HEALING_S = 60.0
 TWO_MINUTES_S = 120.0
@@ -57,20 +57,6 @@ OLD_KEY, NEW_KEY, NEWER_KEY = (format_key(bytes([number]) * 32) for number in (1
 
 
 # ── A pool ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def pool_of(name: str, *kinds: NodeKind, **settings: Setting) -> Topology:
-    """Weft nodes without static peers, told of n1 alone; settings are `[gossip]`'s."""
-    topology = segment(name, *kinds)
-    return replace(topology, nodes=tuple(in_pool(node, **settings) for node in topology.nodes))
-
-
-def in_pool(node: Node, **settings: Setting) -> Node:
-    if node.kind is not NodeKind.WEFT:
-        return node
-    told: dict[str, Setting] = {f"gossip.{key}": value for key, value in settings.items()}
-    flags = ("--gossip-bind", "0.0.0.0") if node.name == "n1" else ("--join", SEED)
-    return replace(node, settings={"network.peers": [], **told}, flags=flags)
 
 
 def states(daemon: Daemon) -> dict[str, str]:

@@ -14,11 +14,9 @@ from enum import Enum
 from ipaddress import ip_network
 from random import Random
 
-from support.records import NetworkRecord
-
 from control.intent.leasememory import LeaseMemory, encode_memory, parse_memory_untrusted
 from control.intent.leases import LeasePlan, Leases, Self, Word
-from control.membership.recordwire import Grant, Holding, IpNetwork, LeaseWord
+from control.membership.recordwire import Grant, Holding, IpNetwork, LeaseWord, NetworkRecord
 from overlay.addr import NetworkId
 from overlay.errors import LeaseError, WireError
 

@@ -51,8 +51,8 @@ fuzz: setup ## every target of tests/fuzz for FUZZ_SECONDS (20) each
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz $(ARGS)
 
 .PHONY: sim
-sim: setup ## the long simulations, SEEDS (200) seeds each
-	@SEEDS=$(SEEDS) $(PYTEST) -rs -m long_sim --timeout 0 tests/sim $(ARGS)
+sim: setup ## the long simulations, SEEDS (200) seeds each, and as root the long tests of real pools
+	@SEEDS=$(SEEDS) $(PYTEST) -rs -m long_sim --timeout 0 tests/sim tests/interop $(ARGS)
 
 .PHONY: docs
 docs: setup ## write the generated documents again

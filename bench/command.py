@@ -28,6 +28,7 @@ from bench.lab.abilities import why_no_namespaces
 from bench.lab.commands import LabError
 from bench.lab.topology import UnderlayKind
 from bench.machine import describe_machine
+from bench.meter import STEAL_MOST
 from bench.record import SCHEMA, Record, as_data, read_record, write_record
 from bench.report import embed, render
 from bench.runner import Plan, Watch, perform, utc_now
@@ -90,10 +91,19 @@ SUITES = {
     "forwarders",
     multiple=True,
     metavar="NAME",
-    help="bare, kernel[:noudpcsum], weft[:python|:native][:rung0|:rung1|:rung2|:SWITCH=off,…], fastd, ovs.",
+    help="bare, kernel[:noudpcsum], weft[:python|:native][:rung0|:rung1|:rung2|:SWITCH=off,…][:vteps=1000], "
+    "fastd, ovs.",
 )
 @click.option("--pairs", type=click.IntRange(1, 1000), help="Rounds; 10 for a figure to publish.")
 @click.option("--seconds", type=click.FloatRange(1, 600), help="Length of one run.")
+@click.option(
+    "--steal",
+    type=click.FloatRange(0, 100),
+    default=100 * STEAL_MOST,
+    show_default=True,
+    metavar="PERCENT",
+    help="Runs count from which the hypervisor took no more of the time.",
+)
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path(RESULTS), show_default=True
 )
@@ -107,6 +117,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter for each flag
     forwarders: tuple[str, ...],
     pairs: int | None,
     seconds: float | None,
+    steal: float,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -124,6 +135,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter for each flag
         forwarders=_parse_all(parse_forwarder, forwarders or chosen.forwarders, "--forwarder"),
         pairs=pairs or chosen.pairs,
         seconds=seconds or chosen.seconds,
+        steal_most=steal / 100,
     )
     if (why_not := why_no_namespaces()) is not None:
         code = ExitCode.PERMISSION if os.geteuid() else ExitCode.USAGE
@@ -166,7 +178,7 @@ def _parse_all(parse: Callable[[str], Parsed], texts: Sequence[str], option: str
 def _measure(plan: Plan, out: Path, *, as_json: bool) -> None:
     """Runs the plan; whatever ends it, what there is by then is written and printed."""
     messages = Console(stderr=True, highlight=False, emoji=False)
-    record = Record(utc_now(), plan.suite, plan.pairs, plan.seconds, describe_machine())
+    record = Record(utc_now(), plan.suite, plan.pairs, plan.seconds, describe_machine(), plan.steal_most)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{record.started_at.replace(':', '')}-{record.machine.revision or 'weft'}.json"
     try:

@@ -20,6 +20,7 @@ VETH, WIRE = UnderlayKind.VETH.value, UnderlayKind.WIRE_LIKE.value
 BOTH = (VETH, WIRE)
 KERNEL, FASTD, BARE = "kernel", "fastd", "bare"
 PYTHON, PYTHON_RUNG1, PYTHON_RUNG2 = "weft:python", "weft:python:rung1", "weft:python:rung2"
+PYTHON_VTEPS = "weft:python:vteps=1000"
 NATIVE = "weft:native"
 ENGINES = (PYTHON, NATIVE)
 
@@ -65,6 +66,7 @@ FLOORS = (
     Floor("udp-64", "kpps", (PYTHON,), FASTD, 1.0, aim=1.2),
     Floor("rate-64", "kpps", (PYTHON,), FASTD, 0.9),
     Floor("udp-1400", "kpps", (PYTHON,), FASTD, 0.8),
+    Floor("udp-64", "kpps", (PYTHON_VTEPS,), PYTHON, 0.8),
     Floor("rr", "p50_us", (PYTHON,), BARE, 40, adds=True, at_most=True, dear=120),
     # The native engine
     Floor("tcp-1", "gbit_s", (NATIVE,), KERNEL, 0.6, (VETH,), aim=0.8),

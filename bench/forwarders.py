@@ -4,7 +4,7 @@ A forwarder is named as on the command line:
 
     bare                         the underlay itself
     kernel[:noudpcsum]           ip link … type vxlan
-    weft[:python|:native][:rung0|:rung1|:rung2|:tap_gso=off,udp_gro=on,…]
+    weft[:python|:native][:rung0|:rung1|:rung2|:tap_gso=off,udp_gro=on,…][:vteps=1000]
     fastd                        TAP mode, method null: what a user would take from Debian
     ovs                          Open vSwitch with its userspace datapath
 
@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_interface
+from ipaddress import IPv4Address, ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ RUNGS: Mapping[str, Mapping[str, str]] = {
     "rung1": {"tap_gso": "on", "udp_gso": "on", "udp_gro": "on", "tunnel_gso": "off"},
     "rung2": {"tap_gso": "on", "udp_gso": "on", "udp_gro": "on", "tunnel_gso": "on"},
 }
+VTEPS = re.compile(r"vteps=([1-9]\d{0,4})")
+FIRST_SILENT = IPv4Address("198.18.0.1")  # RFC 2544: for benchmarks; nobody there
 WEFT_FDB_MAX = 32768  # room for the many MAC pairs; the others have no limit, or a larger one
 OVS_DATA = Path("/usr/share/openvswitch")  # or where OVS_PKGDATADIR says, as for its own programs
 OVS_PROGRAMS = ("ovsdb-tool", "ovsdb-server", "ovs-vswitchd", "ovs-vsctl")
@@ -86,12 +89,15 @@ def parse_forwarder(text: str) -> Forwarder:
 
 
 def _parse_weft(text: str, options: list[str]) -> Forwarder:
-    engine, settings = "auto", dict[str, Setting]()
+    engine, settings, silent = "auto", dict[str, Setting](), 0
     words = ["weft"]
     for option in options:
         if option in ("python", "native"):
             engine = option
             words.append(option)
+        elif (found := VTEPS.fullmatch(option)) is not None:
+            silent = int(found[1])
+            words.append(f"{silent} more VTEPs")
         elif option in RUNGS:
             settings |= {f"offload.{switch}": position for switch, position in RUNGS[option].items()}
             words.append(option.replace("rung", "rung "))
@@ -100,7 +106,10 @@ def _parse_weft(text: str, options: list[str]) -> Forwarder:
             words.append(option.replace(",", ", "))
     settings["node.engine"] = engine
     return Forwarder(
-        text, ", ".join(words), lambda stage, number: Weft(stage, number, settings), _why_no_weft(engine)
+        text,
+        ", ".join(words),
+        lambda stage, number: Weft(stage, number, settings, silent=silent),
+        _why_no_weft(engine),
     )
 
 
@@ -186,12 +195,16 @@ class Weft(Overlay):
 
     Args:
         settings: Dotted keys of the file (`offload.udp_gso`).
+        silent: So many VTEPs more than there are, which nobody reaches.
     """
 
     device_prefix = "weft"
 
-    def __init__(self, stage: Stage, number: int, settings: Mapping[str, Setting]) -> None:
+    def __init__(
+        self, stage: Stage, number: int, settings: Mapping[str, Setting], *, silent: int = 0
+    ) -> None:
         super().__init__(stage, number)
+        nobody = [str(FIRST_SILENT + far) for far in range(silent)]
         own: dict[str, Setting] = {"network.device": self.device, "network.fdb_max": WEFT_FDB_MAX}
         self._topology = replace(
             stage.topology,
@@ -202,11 +215,14 @@ class Weft(Overlay):
                     node,
                     kind=NodeKind.WEFT,
                     overlay_addresses=(ip_interface(f"{self.address(index)}/24"),),
-                    settings={**own, **settings},
+                    settings={**own, "network.peers": self._real_peers(index) + nobody, **settings},
                 )
                 for index, node in enumerate(stage.topology.nodes)
             ),
         )
+
+    def _real_peers(self, index: int) -> list[str]:
+        return [str(self.stage.vtep(other)) for other in self.stage.others(index)]
 
     def start_node(self, index: int) -> None:
         home = self.home(index)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import Machine
+from bench.meter import STEAL_MOST
 
 # Ours
 SCHEMA = "weft.bench/1"
@@ -64,6 +65,7 @@ class Record:
 
     Attributes:
         pairs: Rounds that were asked for.
+        steal_most: Runs from which a larger share of the time was stolen were not counted.
         partial: It was interrupted, or is still going on.
         stages: For each underlay: MTU, offloads, and what all daemons together take while they are idle.
     """
@@ -73,6 +75,7 @@ class Record:
     pairs: int
     seconds: float
     machine: Machine
+    steal_most: float = STEAL_MOST
     ended_at: str = ""
     partial: bool = True
     stages: dict[str, Mapping[str, Any]] = field(default_factory=dict)

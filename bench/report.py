@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 
 from bench.floors import Judgement, judge
+from bench.meter import STEAL_MOST
 from bench.record import AGAIN, Entry, Record, Run
 from bench.scenarios import SCENARIOS, Better, Scenario
 from bench.statistics import Estimate, estimate_difference, estimate_level, estimate_ratio
@@ -257,6 +258,9 @@ def _remarks(record: Record) -> list[str]:
         for rungs in (underlay["rungs"] for underlay in entry.facts.get("underlays", ())):
             chosen = f"egress {rungs['egress']}, ingress {rungs['ingress']}: {rungs['reason']}"
             remarks.append(f"{entry.title} ({_stage_of(entry)}): {chosen}")
+    if record.steal_most > STEAL_MOST:
+        allowed = f"{record.steal_most:.0%}"
+        remarks.append(f"runs count from which up to {allowed} of the time was stolen: for orientation only")
     redone = sum(run.redone for run in record.runs)
     if redone:
         remarks.append(f"{redone} runs were done anew because the hypervisor had taken time from them")

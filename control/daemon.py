@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from control.intent.desired import DesiredTables
 from control.intent.reconcile import Step, reconcile
 from control.introspection import EngineChoice, Introspector, Parts
 from control.network import ServedNetwork, UnderlaySurvey, device_addresses, survey
 from control.operator import config as configuration
-from control.operator.schema import Config, Engine, Switch
+from control.operator.schema import Config, Engine, NetworkConfig, Switch
 from control.operator.systemd import notify, reloading
+from control.routed import serve, sweep
 from control.steering import Steering, next_release, nodes_that_count
 from control.upkeep import aged, refresh
 from control.watching import Events
@@ -36,11 +38,13 @@ from overlay.addr import IpAddress, NetworkId
 from overlay.errors import ConfigError, DatapathUnavailableError, DeviceError
 from overlay.tables import Tables
 from tunnel import ladder
+from tunnel.injector import Injector, InjectTaps
 from tunnel.ladder import Switches
 from tunnel.netlink import Doorbell
 from tunnel.pydatapath import PythonDatapath
 from tunnel.spinner import Spinner
 from tunnel.underlay import UdpUnderlay, choose, resolve_underlays
+from tunnel.xfrm import policy_bell
 
 if TYPE_CHECKING:
     from control.pool import Pool
@@ -97,7 +101,11 @@ class Daemon:
         self._pool: Pool | None = None
         self._pool_changed = asyncio.Event()
         self._plans = 0
+        self._announcing = asyncio.Lock()  # two threads must not tell the kernel two things at once
+        self._inject_taps = InjectTaps()
+        self._injectors: tuple[Injector, ...] = ()
         self._stopped = asyncio.Event()
+        self._rang = asyncio.Event()  # the doorbell, or somebody who knows that the kernel must be looked at
         self._exit_code = 0
         self._seen_until = time.monotonic()
 
@@ -131,14 +139,15 @@ class Daemon:
         engine = choose_engine(self._config)
         log.info("engine %s: %s", engine.kind, engine.reason)
 
-        self._doorbell = Doorbell()  # before anything is looked at: no change goes unheard
-        stack.callback(self._doorbell.close)
+        self._doorbells = (Doorbell(), *policy_bell())  # before anything is looked at: no change goes unheard
+        for bell in self._doorbells:
+            stack.callback(bell.close)
         await asyncio.to_thread(self._open_underlays, stack)
         await asyncio.to_thread(self._open_networks, stack)
         self._steering = Steering([underlay.address for underlay in self._underlays])
         self._open_datapath(stack, loop)
         for network in self._networks.values():
-            await asyncio.to_thread(network.announce)
+            await self._announce(network)
         await self._open_for_others(stack, engine)
         gc.freeze()  # what is there now stays: no collection walks it again
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -159,7 +168,6 @@ class Daemon:
         repairs = self._config.offload.rx_repair is not Switch.OFF
         for network in self._networks.values():
             self._datapath.attach(network.attachment(repairs=repairs))
-        self._program()
 
     async def _open_for_others(self, stack: AsyncExitStack, engine: EngineChoice) -> None:
         """The pool and the local API.
@@ -202,16 +210,21 @@ class Daemon:
     def _open_underlays(self, stack: AsyncExitStack) -> None:
         """Blocks for netlink."""
         switches = ladder_switches(self._config)
+        stack.callback(self._inject_taps.close)
         for facts in resolve_underlays([str(name) for name in self._config.node.underlay]):
             underlay = UdpUnderlay(facts.address, facts.device, facts.mtu, switches=switches)
             stack.callback(underlay.close)
             self._underlays += (underlay,)
+            injector = Injector(underlay, self._inject_taps, ring=self._rang.set)
+            self._injectors += (injector,)
+            underlay.super_doors = injector
             log.info("underlay %s on %s, MTU %d", facts.address, facts.device, facts.mtu)
 
     def _open_networks(self, stack: AsyncExitStack) -> None:
         """Blocks for netlink."""
+        sweep(self._config.networks)
         for config in self._config.networks:
-            network = ServedNetwork(config, self._tables, self._underlays)
+            network = serve(config, self._tables, self._underlays)
             stack.callback(network.close)
             self._networks[network.id] = network
             log.info("network %s on %s, MTU %d", network.id, config.device, network.mtu)
@@ -219,17 +232,37 @@ class Daemon:
     def _choose_underlay(self, address: IpAddress) -> UdpUnderlay | None:
         return choose(self._underlays, address)
 
-    def _program(self) -> None:
-        """Makes the tables hold what is wanted now."""
-        for step in self._plan():
+    async def _announce(self, network: ServedNetwork) -> None:
+        """Has kernel and tables know the network and its peers, in `control.intent.reconcile`'s order."""
+        async with self._announcing:
+            wanted = self._look()[network.id]
+            network.nodes = wanted.nodes
+            await asyncio.to_thread(network.prepare)
+            for step in reconcile({network.id: wanted}, self._tables, now=time.monotonic()):
+                self._take(step)
+            await asyncio.to_thread(network.announce)
+
+    def _program(self, network: ServedNetwork) -> None:
+        """Makes the network's tables hold what is wanted now."""
+        for step in self._plan(network):
             self._take(step)
 
-    def _plan(self) -> tuple[Step, ...]:
+    def _look(self) -> DesiredTables:
+        """What all tables must hold now."""
         now, pool = time.monotonic(), self._pool
         nodes = () if pool is None or pool.has_left else nodes_that_count(pool.core, now=now)
-        wanted = self._steering.wanted(self._config.networks, nodes, now=now)
+        return self._steering.look(self._effective(), nodes, now=now)
+
+    def _effective(self) -> list[NetworkConfig]:
+        """The networks as they are now: one that leases its subnet has it from where it was opened on."""
+        served = self._networks
+        return [served[each.id].config if each.id in served else each for each in self._config.networks]
+
+    def _plan(self, *networks: ServedNetwork) -> tuple[Step, ...]:
         self._plans += 1
-        return reconcile(wanted, self._tables, now=now)
+        tables = self._look()
+        wanted = {network.id: tables[network.id] for network in networks}
+        return reconcile(wanted, self._tables, now=time.monotonic())
 
     def _take(self, step: Step) -> None:
         log.info("%s", step.what)
@@ -248,10 +281,23 @@ class Daemon:
             await asyncio.sleep(rest)
             self._pool_changed.clear()
             started_at = time.monotonic()
-            steps = self._plan()
+            steps = self._plan(*(each for each in self._networks.values() if not each.programs_kernel))
             rest = max(POOL_REST_SECONDS, POOL_REST_SHARE * (time.monotonic() - started_at))
             await self._take_in_turns(steps)
+            await self._tell_kernel()
             self._publish()
+
+    async def _tell_kernel(self) -> None:
+        """Has the kernel know the nodes of the networks it routes, where they are others than before."""
+        tables = self._look()
+        for network in tuple(self._networks.values()):
+            if not network.programs_kernel or tables[network.id].nodes == network.nodes:
+                continue
+            try:
+                await self._announce(network)
+            except (DeviceError, OSError) as error:  # its device went: the doorbell has rung for that
+                log.warning("network %s: %s", network.id, error)
+                network.nodes = ()
 
     async def _wait_for_pool(self) -> None:
         due = next_release(self._pool.core.members, now=time.monotonic()) if self._pool is not None else None
@@ -273,8 +319,7 @@ class Daemon:
     def _publish(self) -> None:
         """Says in the pool what is ours now."""
         if self._pool is not None:
-            networks = self._steering.own(self._config.networks, now=time.monotonic())
-            self._pool.publish(networks)
+            self._pool.publish(self._steering.own(self._effective(), now=time.monotonic()))
 
     def _devices(self) -> list[str]:
         return [network.config.device for network in self._networks.values()]
@@ -313,26 +358,36 @@ class Daemon:
                     is_on = underlay.probe(feature)
                     log.info("%s: %s again: %s", underlay.address, feature.value, "on" if is_on else "off")
             if self._pool is not None:
-                self._steering.see(self._datapath.flows(), self._config.networks, now=now)
+                self._steering.see(self._datapath.flows(), self._effective(), now=now)
                 self._publish()
+            for injector in self._injectors:
+                await self._keep_doors(injector, now=now)
             self._introspector.tick(now=now)
+
+    async def _keep_doors(self, injector: Injector, *, now: float) -> None:
+        """Names what got lost behind a door in use, and has one looked at that was shut long enough."""
+        if now - injector.used_at < 2 * UPKEEP_SECONDS:
+            try:
+                await asyncio.to_thread(injector.poll)
+            except DeviceError as error:
+                log.warning("inject TAP: %s", error)
+        if injector.is_due(now=now):
+            self._rang.set()
 
     async def _answer_the_door(self, stack: AsyncExitStack) -> None:
         """When links, addresses or routes change: looks at everything again and restores what is ours."""
         loop = asyncio.get_running_loop()
-        rang = asyncio.Event()
-
-        def answer() -> None:
-            """Reads the bell at once: left ringing, it would wake the loop without end while we look."""
-            if self._doorbell.ring():
-                rang.set()
-
-        loop.add_reader(self._doorbell.fileno(), answer)
-        stack.callback(loop.remove_reader, self._doorbell.fileno())
+        for bell in self._doorbells:
+            loop.add_reader(bell.fileno(), self._answer, bell)
+            stack.callback(loop.remove_reader, bell.fileno())
+        self._rang.set()  # what there was to hear before anybody listened
         while True:
-            await self._wait_for_change(rang)
+            await self._wait_for_change()
             for found in await self._survey():
                 self._note_underlay(found)
+            for injector in self._injectors:
+                doors = await asyncio.to_thread(injector.survey)
+                injector.take(doors, now=time.monotonic())
             self._datapath.reroute()
             for network in self._networks.values():
                 await self._restore(network)
@@ -346,6 +401,13 @@ class Daemon:
         except DeviceError as error:  # the lists changed while they were read: the doorbell has rung for that
             log.debug("%s", error)
 
+    def _answer(self, bell: Doorbell) -> None:
+        """Reads the bell at once: left ringing, it would wake the loop without end while we look."""
+        if bell.ring():
+            for injector in self._injectors:
+                injector.suspend()
+            self._rang.set()
+
     async def _survey(self) -> tuple[UnderlaySurvey, ...]:
         """What the kernel says, asked again while its lists change under the reader (NLM_F_DUMP_INTR)."""
         while True:
@@ -355,16 +417,16 @@ class Daemon:
                 log.warning("%s: looking again", error)
                 await asyncio.sleep(SURVEY_REST_SECONDS)
 
-    async def _wait_for_change(self, rang: asyncio.Event) -> None:
+    async def _wait_for_change(self) -> None:
         """Returns when the doorbell rang, or after a second while something is still missing."""
         is_whole = all(network.problem is None for network in self._networks.values())
         patience = None if is_whole else UPKEEP_SECONDS
         try:
             async with asyncio.timeout(patience):
-                await rang.wait()
+                await self._rang.wait()
         except TimeoutError:
             return
-        rang.clear()
+        self._rang.clear()
 
     def _note_underlay(self, found: UnderlaySurvey) -> None:
         missing = self._introspector.missing_underlays
@@ -394,6 +456,7 @@ class Daemon:
             if network.problem is None:
                 log.error("network %s: %s; %s", network.id, error, error.why)
             network.problem = error
+            self._program(network)
             return
         if replaced is not None or network.problem is not None or network.mtu != mtu_before:
             log.info("network %s on %s, MTU %d", network.id, network.config.device, network.mtu)
@@ -402,7 +465,7 @@ class Daemon:
         if replaced is not None:
             replaced.close()
         try:
-            await asyncio.to_thread(network.announce)
+            await self._announce(network)
         except (DeviceError, OSError) as error:  # it went again meanwhile: the doorbell has rung for that
             log.warning("network %s: %s", network.id, error)
 
@@ -432,4 +495,9 @@ class Daemon:
         )
         self._config = self._config.model_copy(update={"networks": networks})
         self._introspector.use_config(self._config)
-        self._program()
+        for config in networks:
+            network = self._networks[config.id]
+            network.config = config
+            if not network.programs_kernel:
+                self._program(network)
+        self._rang.set()  # the rest takes a thread: neighbors and routes have their order with the tables

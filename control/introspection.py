@@ -25,6 +25,7 @@ from control.operator.views import (
     PeerCountsView,
     PeerView,
     RatesView,
+    RouteView,
     RungsView,
     StatusView,
     TrafficView,
@@ -34,6 +35,7 @@ from control.operator.views import (
 from control.watching import Clock, Events
 from overlay.addr import NetworkId, Vtep, VtepId, format_mac
 from overlay.fdb import Origin
+from overlay.route import KEY_LENGTH, Route
 from overlay.tables import Tables
 from overlay.verdict import (
     Deliver,
@@ -44,13 +46,14 @@ from overlay.verdict import (
     Reply,
     Verdict,
 )
-from tunnel.interfaces import Datapath, DatapathStatistics, VtepStatistics
+from tunnel.interfaces import Datapath, DatapathStatistics, FlowStatistics, VtepStatistics
 from tunnel.underlay import UdpUnderlay
 
 if TYPE_CHECKING:
     from control.pool import Pool
     from control.steering import Steering
 
+MAC_PAIR = 12  # octets of a bridged flow's key
 ELSEWHERE = NetworkId("")  # drops that belong to no network
 
 
@@ -212,14 +215,35 @@ class Introspector:
             for entry in self._parts.tables[network.id].neighbors.entries()
         ]
 
+    def routes(self) -> list[RouteView]:
+        """Our own subnet first, as it is programmed."""
+        return [
+            self._route(network, route)
+            for network in self._parts.networks.values()
+            for route in self._parts.tables[network.id].routes.routes()
+        ]
+
+    def _route(self, network: ServedNetwork, route: Route) -> RouteView:
+        tables = self._parts.tables[network.id]
+        hop = tables.neighbors.lookup(route.subnet.network_address)
+        return RouteView(
+            network=network.id,
+            subnet=str(route.subnet),
+            vtep=None if route.vtep is None else str(route.vtep),
+            via=None if hop is None else str(hop.address),
+            mac=None if hop is None else format_mac(hop.mac),
+            dev=network.config.device,
+            state="local" if route.vtep is None else route.origin.value,
+        )
+
     def flows(self) -> list[FlowView]:
         now = self._parts.clock()
         return [
             FlowView(
                 network=flow.network,
                 direction=flow.direction.value,
-                src=format_mac(flow.key[6:12]),
-                dst=format_mac(flow.key[0:6]),
+                src=self._ends(flow)[0],
+                dst=self._ends(flow)[1],
                 verdict=_in_words(flow.verdict),
                 frames=flow.frames,
                 octets=flow.octets,
@@ -227,6 +251,15 @@ class Introspector:
             )
             for flow in self._parts.datapath.flows()
         ]
+
+    def _ends(self, flow: FlowStatistics) -> tuple[str, str]:
+        """From where to where, as the flow's key has it."""
+        if len(flow.key) == MAC_PAIR:
+            return format_mac(flow.key[6:12]), format_mac(flow.key[0:6])
+        routes = self._parts.tables[flow.network].routes
+        known = [routes.route(flow.key[at : at + KEY_LENGTH]) for at in range(0, len(flow.key), KEY_LENGTH)]
+        *source, destination = ("" if route is None else str(route.subnet) for route in known)
+        return "".join(source), destination
 
     def traffic(self) -> list[TrafficView]:
         statistics = self._parts.datapath.statistics()

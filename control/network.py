@@ -5,22 +5,23 @@ Everything here blocks for netlink: the daemon calls it before its loop turns, o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from control.intent.desired import NodeSubnet
 from control.operator.schema import NetworkConfig
 from control.operator.schema import Strictness as ConfiguredStrictness
+from control.operator.vtep_mac import stable_mac
 from overlay.addr import IpAddress, Mac, NetworkId
 from overlay.bridge import Bridge, BridgePolicy
 from overlay.errors import DeviceError
 from overlay.tables import Tables
 from tunnel import netlink
-from tunnel.interfaces import Attachment, Strictness
+from tunnel.interfaces import Attachment, Decider, Strictness
 from tunnel.ladder import Feature
 from tunnel.mtu import Encap, overlay_mtu
-from tunnel.netlink import IpInterface
+from tunnel.netlink import IpInterface, LinkFacts
 from tunnel.tap import Tap, open_tap
 from tunnel.underlay import UdpUnderlay
 
@@ -29,12 +30,18 @@ QUEUE_FRAMES = 1000  # txqueuelen of the TAP: bounds what the host may have wait
 
 
 class ServedNetwork:
-    """A network with its device open.  The device goes when this is closed.
+    """A bridged network with its device open.  The device goes when this is closed.
+
+    `control.routed` has the other kinds; `serve` makes whichever a network is.
 
     Attributes:
+        programs_kernel: Whether peers are known to the host's kernel too, and not to our tables alone.
+        nodes: Those peers, each with what is behind it.
         mtu: Octets of packet the device carries now.
         problem: Why the device is not there, while it is not.
     """
+
+    programs_kernel = False
 
     def __init__(self, config: NetworkConfig, tables: Tables, underlays: Sequence[UdpUnderlay]) -> None:
         """Opens the device, up, its carrier still down and without addresses: see `announce`.
@@ -45,6 +52,7 @@ class ServedNetwork:
             DeviceError: The device or one of its properties was refused; nothing is left behind.
         """
         self.config = config
+        self.nodes: tuple[NodeSubnet, ...] = config.nodes
         self.mtu = device_mtu(config, underlays)
         self.problem: DeviceError | None = None
         self._super_frames = any(underlay.ladder.wants(Feature.TAP_GSO) for underlay in underlays) and any(
@@ -57,17 +65,8 @@ class ServedNetwork:
         for underlay in underlays:
             underlay.ladder.probed(Feature.TAP_GSO, self._tap_obstacle())
         tables.add_network(config.id)
-        self.bridge = Bridge(
-            BridgePolicy(
-                config.id,
-                own_mac=self.device.mac,
-                learning=config.learning,
-                flood=config.flood,
-                suppress=config.suppress,
-                fdb_max=config.fdb_max,
-            ),
-            tables,
-        )
+        self.own_mac = self.device.mac
+        self.decider = self._new_decider(tables)
 
     @property
     def id(self) -> NetworkId:
@@ -75,14 +74,12 @@ class ServedNetwork:
 
     def attachment(self, *, repairs: bool) -> Attachment:
         """What an engine needs to carry it."""
-        if self.config.vni is None:
-            raise ValueError(f"expected a VNI for network {self.id}, found none")
         return Attachment(
             network=self.id,
             vni=self.config.vni,
             port=self.config.port,
             device=self.device,
-            decider=self.bridge,
+            decider=self.decider,
             overlay_mtu=self.mtu,
             strictness=(
                 Strictness.LINUX
@@ -105,12 +102,14 @@ class ServedNetwork:
         """
         self.mtu = device_mtu(self.config, underlays)
         found = netlink.link(self.config.device)
-        own_mac = self.bridge.policy.own_mac
-        if found is not None and found.mac == self.device.mac:
-            self._ensure_link(mac=own_mac)
+        if found is not None and self._is_ours(found):
+            self._ensure_link(mac=self.own_mac)
             return None
-        replaced, self.device = self.device, self._open(mac=own_mac)
+        replaced, self.device = self.device, self._open(mac=self.own_mac)
         return replaced
+
+    def prepare(self) -> None:
+        """Before the tables change: what must be in the kernel first, or leave it first.  Idempotent."""
 
     def announce(self) -> None:
         """Gives the device its carrier, then its addresses.  Idempotent.
@@ -123,7 +122,7 @@ class ServedNetwork:
             OSError: EBADFD, the device is gone again.
         """
         self.device.set_carrier(up=True)
-        self._added |= set(netlink.ensure_addresses(self.config.device, self.config.address))
+        self._added |= set(netlink.ensure_addresses(self.config.device, self.addresses))
 
     def close(self) -> None:
         """Takes the device down, its addresses and routes with it.  Idempotent."""
@@ -132,6 +131,28 @@ class ServedNetwork:
             netlink.remove_addresses(self.config.device, self._added)
             self._added.clear()
 
+    @property
+    def addresses(self) -> tuple[IpInterface, ...]:
+        """What the device is called on the overlay."""
+        return self.config.address
+
+    def _new_decider(self, tables: Tables) -> Decider:
+        return Bridge(
+            BridgePolicy(
+                self.id,
+                own_mac=self.own_mac,
+                learning=self.config.learning,
+                flood=self.config.flood,
+                suppress=self.config.suppress,
+                fdb_max=self.config.fdb_max,
+            ),
+            tables,
+        )
+
+    def _is_ours(self, found: LinkFacts) -> bool:
+        """Whether the device of our name is the one we hold."""
+        return found.mac == self.device.mac
+
     def _tap_obstacle(self) -> str | None:
         """What is in the way of super-frames at the device, or None."""
         if self.device.offload_mask:
@@ -139,13 +160,16 @@ class ServedNetwork:
         return "this kernel" if self._super_frames else "no underlay sends segments"
 
     def _open(self, *, mac: Mac | None) -> Tap:
-        device = open_tap(self.config.device, super_frames=self._super_frames)
+        device = self._open_device()
         try:
             self._ensure_link(mac=mac)
         except DeviceError:
             device.close()
             raise
         return device
+
+    def _open_device(self) -> Tap:
+        return open_tap(self.config.device, super_frames=self._super_frames)
 
     def _ensure_link(self, *, mac: Mac | None) -> None:
         netlink.ensure_link(self.config.device, mtu=self.mtu, up=True, mac=mac, txqueuelen=QUEUE_FRAMES)
@@ -180,20 +204,9 @@ def device_addresses(devices: Sequence[str]) -> dict[str, tuple[IpAddress, ...]]
     return {device: tuple(addresses) for device, addresses in found.items()}
 
 
-def stable_mac(config: NetworkConfig, underlay: IpAddress) -> Mac:
-    """The device's address: the same after every restart, and another at every VTEP.
-
-    Hosts remember who has an IP, and for minutes VTEPs that suppress neighbor discovery answer for them: a
-    node that came back with a random MAC would be there and unheard.  A VTEP's address, port, VNI and device
-    are nobody else's on the overlay.
-    """
-    digest = hashlib.sha256(f"{underlay} {config.port} {config.vni} {config.device}".encode()).digest()
-    # IEEE 802-2014 section 8.2: the second bit says locally administered, the first a group.
-    return Mac(bytes([digest[0] & 0xFC | 0x02]) + digest[1:6])
-
-
 def device_mtu(config: NetworkConfig, underlays: Sequence[UdpUnderlay]) -> int:
     """What the operator says, or what the narrowest underlay leaves after encapsulation."""
     if config.mtu != "auto":
         return config.mtu
-    return min(overlay_mtu(underlay.mtu, Encap.VXLAN, underlay.address.version) for underlay in underlays)
+    encap = Encap(config.encap.value)
+    return min(overlay_mtu(underlay.mtu, encap, underlay.address.version) for underlay in underlays)

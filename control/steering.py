@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from control.intent.desired import DesiredTables, NetworkIntent, Node, Ours, OwnPart, claimed, survey
+from control.intent.desired import BRIDGE, DesiredTables, NetworkIntent, Node, Ours, OwnPart, claimed, survey
 from control.intent.localmacs import LocalMacs
-from control.intent.own import own_networks
+from control.intent.own import Routed, own_networks
 from control.intent.shared import Trouble
 from control.membership.member import MemberState
 from control.membership.tags import identity_of
@@ -25,7 +25,7 @@ from tunnel.interfaces import FlowStatistics
 if TYPE_CHECKING:
     from control.membership.member import Member
     from control.membership.peer import Peer
-    from control.membership.recordwire import NetworkRecord
+    from control.membership.recordwire import LeaseWord, NetworkRecord
 
 # Ours
 HOLD_DOWN_SECONDS = 3.0  # between a death and what follows from it
@@ -62,11 +62,13 @@ class Steering:
     Attributes:
         troubles: What the nodes disagree about, as of the last look.
         nodes: Those that counted then.
+        leases: What we say of the leases of a network.
     """
 
     def __init__(self, underlays: Sequence[IpAddress]) -> None:
         self.troubles: tuple[Trouble, ...] = ()
         self.nodes: tuple[Node, ...] = ()
+        self.leases: dict[NetworkId, LeaseWord] = {}
         self._underlays = tuple(underlays)
         self._macs: dict[NetworkId, LocalMacs] = {}
         self._addresses: dict[NetworkId, tuple[IpAddress, ...]] = {}
@@ -82,10 +84,14 @@ class Steering:
             self._macs[network.id] = LocalMacs(device, ageing=ageing)
         self._addresses[network.id] = tuple(sorted(addresses, key=lambda each: (each.version, each)))
 
-    def wanted(
+    def look(
         self, networks: Sequence[NetworkIntent], nodes: tuple[Node, ...], *, now: float
     ) -> DesiredTables:
-        """What the tables must hold, with these nodes counting."""
+        """What the tables must hold, with these nodes counting; notes what they disagree about.
+
+        Args:
+            networks: All of them: which of them another node means follows from all.
+        """
         self.nodes = nodes
         tables, troubles = survey(networks, nodes, self._ours_now(networks, now=now))
         twice = (
@@ -101,7 +107,14 @@ class Steering:
 
     def own(self, networks: Sequence[NetworkIntent], *, now: float) -> tuple[NetworkRecord, ...]:
         """What we say of ourselves."""
-        return own_networks(networks, self._ours_now(networks, now=now))
+        routed = {
+            network.id: Routed(
+                () if network.subnet is None else (network.subnet,), self.leases.get(network.id)
+            )
+            for network in networks
+            if network.mode != BRIDGE
+        }
+        return own_networks(networks, self._ours_now(networks, now=now), routed)
 
     def see(self, flows: Iterable[FlowStatistics], networks: Sequence[NetworkIntent], *, now: float) -> None:
         """Notes who sent something through our devices, of a slice of the flows; the rest is next time's."""
@@ -124,12 +137,14 @@ class Steering:
         return Ours(self._underlays, {each.id: self._part(each, now=now) for each in networks})
 
     def _part(self, network: NetworkIntent, *, now: float) -> OwnPart:
+        leases = self.leases.get(network.id)
+        pool_id = leases.pool_id if leases is not None else b""
         macs = self._macs.get(network.id)
         if macs is None:
-            return OwnPart()
+            return OwnPart(pool_id=pool_id)
         device = self._devices[network.id]
         claims = macs.claims(claimed(network, self.nodes), now=now)
-        return OwnPart(claims, tuple((address, device) for address in self._addresses[network.id]))
+        return OwnPart(claims, tuple((each, device) for each in self._addresses[network.id]), pool_id)
 
 
 def next_release(members: Iterable[Member], *, now: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Answers given on somebody's behalf: neighbor replies, and "that packet is too big".
+"""Answers given on somebody's behalf: neighbor replies, "that packet is too big"; and a router's own errors.
 
 A bridge has no address on the segment it carries, and still three frames must come from it:
 
@@ -11,8 +11,14 @@ There is none here, so the error speaks as the packet's own destination: the onl
 is certain that the sender accepts an error about it, since hosts match the quoted packet and not the
 messenger.  Saying nothing instead is a black hole, and the sender's retransmissions fill it.
 
-Each is a whole frame, tagged like the one it answers.  What it costs to make them is bounded by the
-caller, who has a bucket for each kind.
+Each is a whole frame, tagged like the one it answers.  A router has an address of its own, and says as
+itself, packet for packet:
+
+    build_unreachable               the destination is in no subnet of the network
+    build_time_exceeded             the packet has been too long on its way
+    build_fragmentation_needed      it does not fit the path
+
+What it costs to make them is bounded by the caller, who has a bucket for each kind.
 
 Heads up: read RFC 1122 section 3.2.2, RFC 1191 section 4 and RFC 4443 sections 2.4 and 3.2 before
 changing this file.
@@ -32,6 +38,8 @@ from overlay.frame import (
     ETHERTYPE_IPV6,
     ICMP_ERRORS,
     ICMP_FRAGMENTATION_NEEDED,
+    ICMP_NET_UNREACHABLE,
+    ICMP_TIME_EXCEEDED,
     ICMP_UNREACHABLE,
     ICMPV6_INFORMATIONAL,
     ICMPV6_REDIRECT,
@@ -62,6 +70,8 @@ ICMP_PACKET_MAX = 576  # octets of an ICMP error, IP header included (RFC 1812 s
 ICMPV6_PACKET_MAX = IPV6_MIN_MTU  # octets, likewise (RFC 4443 section 3.2)
 INTERNETWORK_CONTROL = 0xC0  # TOS of an ICMP error (RFC 1812 section 4.3.2.5)
 ALL_NODES_MAC = Mac(b"\x33\x33\x00\x00\x00\x01")  # RFC 2464 section 7
+
+BROADCAST = IPv4Address("255.255.255.255")  # RFC 919 section 7
 
 # Ours
 ERROR_TTL = 64  # the recommended default of RFC 1700; the sender is on this segment anyway
@@ -124,25 +134,55 @@ def build_too_big(
     return None if error is None else ethernet.answer(messenger) + error
 
 
+def build_unreachable(packet: Octets, *, source_ip: IPv4Address) -> bytes | None:
+    """Destination unreachable, network unreachable: the packet (RFC 792), or None: it must not be told."""
+    return _routers_error(packet, Icmp(ICMP_UNREACHABLE, ICMP_NET_UNREACHABLE, 0), source_ip)
+
+
+def build_time_exceeded(packet: Octets, *, source_ip: IPv4Address) -> bytes | None:
+    """Time exceeded in transit: the packet (RFC 1812 section 5.3.1), or None: it must not be told."""
+    return _routers_error(packet, Icmp(ICMP_TIME_EXCEEDED, 0, 0), source_ip)
+
+
+def build_fragmentation_needed(packet: Octets, *, mtu: int, source_ip: IPv4Address) -> bytes | None:
+    """Destination unreachable, fragmentation needed: the packet (RFC 1191), or None: it must not be told."""
+    try:
+        return _fragmentation_needed(packet, mtu, source_ip)
+    except WireError:
+        return None
+
+
+def _routers_error(packet: Octets, icmp: Icmp, source_ip: IPv4Address) -> bytes | None:
+    try:
+        return _icmp_error(packet, parse_ipv4_untrusted(packet), icmp, source_ip)
+    except WireError:
+        return None
+
+
 def _fragmentation_needed(packet: Octets, mtu: int, source_ip: IpAddress | None) -> bytes | None:
     """Destination unreachable, fragmentation needed and DF set: the packet (RFC 1191 section 4)."""
     ip = parse_ipv4_untrusted(packet)
     # Without DF the sender asked for fragments, not for an error; a bridge cannot give it either.
     if not ip.dont_fragment or ip.total_length <= mtu or mtu < IPV4_MIN_MTU:
         return None
+    # RFC 1191 section 4: the next hop's MTU stands in the low half of the second word.
+    icmp = Icmp(ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, min(mtu, 0xFFFF))
+    return _icmp_error(packet, ip, icmp, source_ip if isinstance(source_ip, IPv4Address) else ip.destination)
+
+
+def _icmp_error(packet: Octets, ip: Ipv4, icmp: Icmp, source: IPv4Address) -> bytes | None:
+    """The packet that says this of a packet, or None: nobody may be told."""
     # RFC 1122 section 3.2.2: never about an error, a later fragment, a group, or to no single host.
-    if ip.fragment_offset > 0 or ip.destination.is_multicast or not _is_one_host(ip.source):
+    is_to_group = ip.destination.is_multicast or ip.destination == BROADCAST
+    if ip.fragment_offset > 0 or is_to_group or not _is_one_host(ip.source):
         return None
     kind = packet[ip.header_length] if ip.total_length > ip.header_length else 0
     if ip.protocol == PROTOCOL_ICMP and kind in ICMP_ERRORS:
         return None
     quote_length = min(ip.total_length, ICMP_PACKET_MAX - IPV4_LENGTH - 8)
-    # RFC 1191 section 4: the next hop's MTU stands in the low half of the second word.
-    message = build_icmp(
-        ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, min(mtu, 0xFFFF), bytes(packet[:quote_length])
-    )
+    message = build_icmp(icmp.kind, icmp.code, icmp.rest, bytes(packet[:quote_length]))
     header = Ipv4(
-        source=source_ip if isinstance(source_ip, IPv4Address) else ip.destination,
+        source=source,
         destination=ip.source,
         protocol=PROTOCOL_ICMP,
         ttl=ERROR_TTL,

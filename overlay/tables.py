@@ -18,6 +18,7 @@ from overlay.errors import TableError
 from overlay.fdb import Fdb, FdbEntry, Origin
 from overlay.flood import FloodList
 from overlay.neigh import NeighborEntry, NeighborTable
+from overlay.route import IpNetwork, Route, RouteTable, subnet_key
 from overlay.verdict import Table, TableKey
 
 
@@ -94,6 +95,24 @@ class FloodReplace:
     vteps: tuple[VtepId, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RouteReplace:
+    """The subnet is behind that VTEP; behind our own device where `vtep` is None."""
+
+    network: NetworkId
+    subnet: IpNetwork
+    vtep: VtepId | None
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRemove:
+    """Nothing is known of that subnet."""
+
+    network: NetworkId
+    subnet: IpNetwork
+
+
 Change = (
     VtepReplace
     | VtepRemove
@@ -103,6 +122,8 @@ Change = (
     | NeighborReplace
     | NeighborRemove
     | FloodReplace
+    | RouteReplace
+    | RouteRemove
 )
 
 
@@ -124,6 +145,7 @@ class NetworkTables:
         self.fdb = Fdb()
         self.neighbors = NeighborTable()
         self.flood = FloodList()
+        self.routes = RouteTable()
 
 
 class Tables:
@@ -198,7 +220,11 @@ class Tables:
                 case FloodReplace(network, addresses):
                     for address in addresses:
                         self._check_vtep(network, address, tables, added, removed)
+                case RouteReplace(network, _, address) if address is not None:
+                    self._check_vtep(network, address, tables, added, removed)
                 case FdbRefresh() | FdbRemove() | NeighborReplace() | NeighborRemove():
+                    pass
+                case RouteReplace() | RouteRemove():
                     pass
                 case _:
                     assert_never(change)
@@ -236,30 +262,53 @@ class Tables:
                 return []
             case FdbRemove(network, mac):
                 return [fdb_key(network, mac)] if tables.fdb.remove(mac) else []
-            case NeighborReplace(network, ip, mac, origin, seen_at, is_router):
-                known = tables.neighbors.lookup(ip)
-                if known is not None and origin is Origin.LEARNED and known.origin is not Origin.LEARNED:
-                    return []
-                changed = tables.neighbors.replace(NeighborEntry(ip, mac, origin, seen_at, is_router))
-                return [neighbor_key(network, ip)] if changed else []
-            case NeighborRemove(network, ip):
-                return [neighbor_key(network, ip)] if tables.neighbors.remove(ip) else []
+            case NeighborReplace() | NeighborRemove():
+                return _write_neighbor(tables, change)
             case FloodReplace(network, vteps):
                 return [flood_key(network)] if tables.flood.replace(vteps) else []
+            case RouteReplace() | RouteRemove():
+                return _write_route(tables, change)
             case _:
                 assert_never(change)
 
     @staticmethod
     def _remove_vtep(tables: NetworkTables, network: NetworkId, address: VtepId) -> list[TableKey]:
-        """Takes the VTEP out in the reverse of the order it was programmed: flood → FDB → itself."""
+        """Takes the VTEP out in the reverse of the order it was programmed: routes → flood → FDB → itself."""
         if address not in tables.vteps:
             return []
-        touched = [flood_key(network)] if tables.flood.remove(address) else []
+        touched = []
+        for subnet in tables.routes.behind(address):
+            tables.routes.remove(subnet)
+            touched.append(route_key(network, subnet))
+        if tables.flood.remove(address):
+            touched.append(flood_key(network))
         for mac in tables.fdb.behind(address):
             tables.fdb.remove(mac)
             touched.append(fdb_key(network, mac))
         del tables.vteps[address]
         return [*touched, vtep_key(network, address)]
+
+
+def _write_neighbor(tables: NetworkTables, change: NeighborReplace | NeighborRemove) -> list[TableKey]:
+    neighbors = tables.neighbors
+    if isinstance(change, NeighborRemove):
+        changed = neighbors.remove(change.address)
+    else:
+        known = neighbors.lookup(change.address)
+        if known is not None and change.origin is Origin.LEARNED and known.origin is not Origin.LEARNED:
+            return []
+        changed = neighbors.replace(
+            NeighborEntry(change.address, change.mac, change.origin, change.seen_at, change.is_router)
+        )
+    return [neighbor_key(change.network, change.address)] if changed else []
+
+
+def _write_route(tables: NetworkTables, change: RouteReplace | RouteRemove) -> list[TableKey]:
+    if isinstance(change, RouteReplace):
+        changed = tables.routes.replace(Route(change.subnet, change.vtep, change.origin))
+    else:
+        changed = tables.routes.remove(change.subnet)
+    return [route_key(change.network, change.subnet)] if changed else []
 
 
 def fdb_key(network: NetworkId, mac: Mac) -> TableKey:
@@ -280,3 +329,8 @@ def vtep_key(network: NetworkId, vtep: VtepId) -> TableKey:
 def flood_key(network: NetworkId) -> TableKey:
     """The place of the network's flood list."""
     return TableKey(Table.FLOOD, network, b"")
+
+
+def route_key(network: NetworkId, subnet: IpNetwork) -> TableKey:
+    """The place of a subnet among the routes."""
+    return TableKey(Table.ROUTE, network, subnet_key(subnet))

@@ -44,14 +44,18 @@ class DropReason(Enum):
     INNER_MALFORMED = "the frame's own headers contradict themselves [both]"
 
     # Decided.
-    SPLIT_HORIZON = "from the tunnel for a MAC behind the tunnel: it must not go back [ingress]"
+    SPLIT_HORIZON = "from the tunnel for a place behind the tunnel: it must not go back [ingress]"
     OWN_MAC = "from the tunnel with the source address of our own device: a loop or a clone [ingress]"
-    SPOOFED_SOURCE = "the source MAC is pinned to another place by the operator or control [both]"
+    SPOOFED_SOURCE = (
+        "the source MAC, or its subnet, is pinned to another place by the operator or control [both]"
+    )
     LINK_LOCAL = "a reserved group 01:80:c2:00:00:0x that bridges do not forward [both]"
     UNKNOWN_UNICAST = "the destination is unknown and flooding is off [egress]"
     NO_VTEP = "there is no VTEP to send to [egress]"
+    NO_ROUTE = "its destination is in no subnet of the network [egress]"
 
     # Carrying.
+    TTL_EXPIRED = "its time to live is over, which is routed networks' to count down [both]"
     MTU_EXCEEDED = "longer than the path to the VTEP carries [egress]"
     UNDERLAY_ERROR = "the underlay refused it: no route, nobody there, or a rule against it [egress]"
     UNDERLAY_FULL = "the underlay socket's send buffer is full [egress]"
@@ -74,13 +78,14 @@ class Table(Enum):
     NEIGHBOR = "neighbor"
     VTEP = "vtep"
     FLOOD = "flood"
+    ROUTE = "route"
 
 
 class TableKey(NamedTuple):
     """One place in the tables a decision may rest upon, whether or not an entry stands there.
 
-    `key` is the MAC of an FDB entry, the packed IP of a neighbor, the text of a VTEP's address, empty for
-    the flood list.
+    `key` is the MAC of an FDB entry, the packed IP of a neighbor, the text of a VTEP's address, a route's
+    subnet as `overlay.route.subnet_key` packs it, empty for the flood list.
     """
 
     table: Table

@@ -34,6 +34,7 @@ from tunnel.meter import COPIES_BURST, COPIES_PER_SECOND
 from tunnel.mtu import Encap, overhead
 from tunnel.offload import ETHERNET_LENGTH, VNET_HEADER_LENGTH
 from tunnel.split import SEGMENTS_MAX, Run
+from tunnel.super_packet import OuterHeader
 from tunnel.vxlan import HEADER_LENGTH, build_header
 
 # From the specification
@@ -105,10 +106,10 @@ class Batch:
         for at in range(0, len(self.buffers), self.stride):
             yield self.buffers[at : at + self.stride]
 
-    def frames(self) -> Iterator[memoryview]:
-        """A copy of each frame, for whoever must see it whole."""
+    def frames(self, lead: bytes) -> Iterator[memoryview]:
+        """A copy of each frame, for whoever must see it whole; `lead` is its network's."""
         for buffers in self.datagrams():
-            yield memoryview(b"".join(buffers))[HEADER_LENGTH:]
+            yield memoryview(b"".join((lead, *buffers)))[HEADER_LENGTH:]
 
     def singles(self) -> Iterator[Batch]:
         """The same datagrams, each in a batch of its own."""
@@ -135,27 +136,41 @@ class VtepCarriage:
 
     __slots__ = (
         "batches",
+        "door",
         "drops",
+        "encap",
         "frame_max",
         "id",
         "ingress",
         "mask",
+        "outer",
         "received_frames",
         "received_octets",
         "senders",
         "sent_frames",
         "sent_octets",
         "sockaddr",
+        "source_ports",
         "underlay",
+        "wants_door",
     )
 
-    def __init__(self, vtep: Vtep, underlay: Underlay | None, dependents: Dependents) -> None:
+    def __init__(
+        self,
+        vtep: Vtep,
+        underlay: Underlay | None,
+        dependents: Dependents,
+        *,
+        encap: Encap = Encap.VXLAN,
+    ) -> None:
         self.id: VtepId = vtep.address
+        self.encap = encap
         self.batches: dict[int, Batch] = {}
         self.ingress = FlowTable(INGRESS_FLOWS_MAX, dependents)
         self.drops = drop_counts()
         self.sent_frames = self.sent_octets = 0
         self.received_frames = self.received_octets = 0
+        self.wants_door = encap is Encap.VXLAN  # of all that is carried, the kernel cuts VXLAN alone
         self.route(vtep, underlay)
 
     def route(self, vtep: Vtep, underlay: Underlay | None) -> None:
@@ -169,6 +184,30 @@ class VtepCarriage:
             with suppress(OSError):
                 self.sockaddr = underlay.sockaddr(vtep.address, vtep.port)
         self.limit_path(underlay.mtu if underlay is not None else DATAGRAM_MAX)
+        self._use_door(vtep.port)
+
+    def _use_door(self, port: int) -> None:
+        """Has the super door the underlay has for it now, if any."""
+        is_vxlan = self.encap is Encap.VXLAN
+        doors = self.underlay.super_doors if self.underlay is not None and is_vxlan else None
+        self.door = doors.door(self.id) if doors is not None else None
+        self.outer: OuterHeader | None = None
+        self.source_ports: tuple[int, ...] = ()
+        if self.door is not None and self.underlay is not None:
+            self.outer = OuterHeader(self.door.hop, self.underlay.address, self.id, port)
+            self.source_ports = tuple(sender.port for sender in self.senders)
+
+    def want_door(self) -> None:
+        """There are super-frames for it.  Asks once."""
+        self.wants_door = False
+        if self.underlay is not None and self.underlay.super_doors is not None:
+            self.underlay.super_doors.want(self.id)
+
+    def shut_door(self, why: str, *, now: float) -> None:
+        """Has its super door no more, which has failed, or a socket towards it has."""
+        if self.door is not None and self.underlay is not None and self.underlay.super_doors is not None:
+            self.underlay.super_doors.shut(self.id, why, now=now)
+            self.door = self.underlay.super_doors.door(self.id)
 
     def batch(self, entropy: int) -> Batch:
         """The batch of a source port, empty or not."""
@@ -194,13 +233,13 @@ class VtepCarriage:
 
     def limit_path(self, path_mtu: int) -> None:
         """Sets the longest frame (Ethernet header included) that fits an IP packet of `path_mtu` octets."""
-        self.frame_max = path_mtu - overhead(Encap.VXLAN, self.id.version) + ETHERNET_LENGTH
+        self.frame_max = path_mtu - overhead(self.encap, self.id.version) + ETHERNET_LENGTH
 
     @property
     def path_is_limited(self) -> bool:
         """Whether the path was found narrower than the underlay device."""
         return self.underlay is not None and self.frame_max < (
-            self.underlay.mtu - overhead(Encap.VXLAN, self.id.version) + ETHERNET_LENGTH
+            self.underlay.mtu - overhead(self.encap, self.id.version) + ETHERNET_LENGTH
         )
 
 
@@ -209,6 +248,10 @@ class NetworkCarriage:
 
     Attributes:
         slots: Where frames are read to, one drain's worth; the VXLAN header stands in each for good.
+        lead: What stands in a slot and not on the wire, the VXLAN header's place included; of VXLAN nothing.
+        prefix: What stands on the wire before a frame.
+        hidden: How many of a frame's first octets are not sent.
+        wire_id: By which a datagram tells which of a port's networks it is for.
         merges_udp: Whether the device takes UDP segments joined into one frame.
         segment_limits: Ingress flow key → smallest MSS the receiver behind our device announced.
     """
@@ -219,16 +262,40 @@ class NetworkCarriage:
         self.decider = attachment.decider
         self.is_strict = attachment.strictness is Strictness.LINUX
         self.suppresses = attachment.suppresses
-        self.header = build_header(attachment.vni)
+        self._set_format(attachment)
         self.egress = FlowTable(EGRESS_FLOWS_MAX, dependents)
         self.vteps: dict[VtepId, VtepCarriage] = {}
         self.by_host: dict[str, VtepCarriage] = {}
         self.flood: tuple[VtepCarriage, ...] = ()
         self.copies = TokenBucket.full(COPIES_PER_SECOND, COPIES_BURST, now=now)
         self.segment_limits: dict[bytes, int] = {}
-        self.slots = tuple(_slot(self.header) for _ in range(READS_PER_TURN))
+        self.slots = tuple(_slot(self.header, self.lead) for _ in range(READS_PER_TURN))
         self.drained_at = now
         self.use_device(attachment.device, attachment.overlay_mtu)
+
+    def _set_format(self, attachment: Attachment) -> None:
+        """VXLAN's: its header, then the frame as it is."""
+        if attachment.vni is None:
+            raise ValueError(f"expected a VNI for network {attachment.network}, found none")
+        self.header = self.prefix = build_header(attachment.vni)
+        self.lead = b""
+        self.hidden = 0
+        self.wire_id = int(attachment.vni)
+
+    def payload_max(self, vtep: VtepCarriage) -> int:
+        """Octets of datagram that reach this VTEP."""
+        return HEADER_LENGTH + vtep.frame_max
+
+    def packet_max(self, vtep: VtepCarriage) -> int:
+        """Octets of packet that reach this VTEP."""
+        return vtep.frame_max - ETHERNET_LENGTH
+
+    def source_of(self, frame: bytes) -> bytes:
+        """Who sent it, for a fair share of what is metered."""
+        return frame[6:12]
+
+    def _new_vtep(self, vtep: Vtep, underlay: Underlay | None, dependents: Dependents) -> VtepCarriage:
+        return VtepCarriage(vtep, underlay, dependents)
 
     def use_device(self, device: FrameDevice, overlay_mtu: int) -> None:
         """Goes on with this device, which is open."""
@@ -241,7 +308,7 @@ class NetworkCarriage:
         """Has this VTEP; a known one is edited in place."""
         carriage = self.vteps.get(vtep.address)
         if carriage is None:
-            carriage = self.vteps[vtep.address] = VtepCarriage(vtep, underlay, dependents)
+            carriage = self.vteps[vtep.address] = self._new_vtep(vtep, underlay, dependents)
         else:
             self.by_host.pop(carriage.sockaddr[0], None)
             carriage.route(vtep, underlay)
@@ -267,21 +334,23 @@ class NetworkCarriage:
             self.segment_limits[ingress_key] = mss
 
 
-def _slot(vxlan_header: bytes) -> Slot:
+def _slot(vxlan_header: bytes, lead: bytes) -> Slot:
     """A slot for the longest frame a device gives.  Its memory is the kernel's until it is written to."""
     header = bytearray(VNET_HEADER_LENGTH)
     datagram = bytearray(HEADER_LENGTH + DATAGRAM_MAX + ETHERNET_LENGTH + TAG_LENGTH)
     datagram[:HEADER_LENGTH] = vxlan_header
+    datagram[: len(lead)] = lead
     view = memoryview(datagram)
-    return Slot(header, datagram, view, (header, view[HEADER_LENGTH:]))
+    return Slot(header, datagram, view, (header, view[max(HEADER_LENGTH, len(lead)) :]))
 
 
 class PortCarriage:
     """One receiving socket, the networks that share it, and what the kernel lost there."""
 
-    def __init__(self, socket: UnderlayPort) -> None:
+    def __init__(self, socket: UnderlayPort, *, lead: bytes = b"") -> None:
+        """`lead` stands before what is read, for good."""
         self.socket = socket
         self.networks: dict[int, NetworkCarriage] = {}
-        self.datagram = bytearray(DATAGRAM_MAX)
+        self.datagram = bytearray(lead) + bytearray(DATAGRAM_MAX)
         self.drained_at = 0.0
         self.overruns_seen = socket.overruns()

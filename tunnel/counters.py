@@ -55,7 +55,9 @@ class Counters:
         self.received += frames
         self.drop(reason, network, frames=frames)
 
-    def lost_after_us(self, reason: DropReason, network: NetworkId | None, of_vtep: DropCounts) -> None:
+    def lost_after_us(
+        self, reason: DropReason, network: NetworkId | None, of_vtep: DropCounts | None
+    ) -> None:
         """A frame counted as sent was reported undeliverable: it was not sent after all."""
         self.sent -= 1
         self.drop(reason, network, of_vtep)

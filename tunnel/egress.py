@@ -1,7 +1,8 @@
 """Egress: device → underlay.  The functions stand in the order the frame meets them.
 
     drain ─▶ flow remembered? ─▶ carry ─▶ _offer ─▶ batch ─▶ flush ─▶ one send
-               └▶ upcall            └▶ a super-frame: split ─▶ runs ─▶ one send each
+               └▶ upcall            └▶ a super-frame ─▶ whole, by the super door
+                                                      └▶ split ─▶ runs ─▶ one send each
 
 Frames are read in place, each into a slot of its network's ring, the VXLAN header already standing before
 them; nothing is copied on the hot path.  Frames of one size and ECN field for one VTEP and source port
@@ -14,6 +15,7 @@ Heads up: read udp(7), UDP_SEGMENT, and RFC 6040 section 4.1 before changing thi
 from __future__ import annotations
 
 import errno
+import os
 import struct
 import sys
 from collections.abc import Callable, Iterable
@@ -37,7 +39,7 @@ from tunnel.meter import UpcallKind
 from tunnel.offload import ETHERNET_LENGTH, GSO_NONE, PLAIN, VNET_HEADER_LENGTH, syn_mss_untrusted
 from tunnel.recorder import Recorder
 from tunnel.spinner import Spinner
-from tunnel.split import split_untrusted
+from tunnel.split import locate_untrusted, split_untrusted
 from tunnel.upcalls import Upcalls
 from tunnel.vxlan import HEADER_LENGTH
 
@@ -216,9 +218,15 @@ class Egress:
         ecn: int,
     ) -> None:
         """A frame whose sender left work to us: a checksum to finish, or segments to cut."""
+        if header[1] != GSO_NONE and self._goes_whole(network, vtep, header, datagram, entropy, ecn):
+            return
         frame = datagram[HEADER_LENGTH:]
         runs = split_untrusted(
-            header, frame, prefix=network.header, payload_max=HEADER_LENGTH + vtep.frame_max
+            header,
+            frame,
+            prefix=network.prefix,
+            payload_max=network.payload_max(vtep),
+            hidden=network.hidden,
         )
         if runs is DropReason.MTU_EXCEEDED:
             self._too_big(network, vtep, datagram)
@@ -235,6 +243,62 @@ class Egress:
             for run in runs:
                 batch.load(run)
                 self._flush(network, vtep, batch)
+
+    # ── The super door ──────────────────────────────────────────────────────────────────────────────────
+
+    def _goes_whole(
+        self,
+        network: NetworkCarriage,
+        vtep: VtepCarriage,
+        header: bytearray,
+        datagram: memoryview,
+        entropy: int,
+        ecn: int,
+    ) -> bool:
+        """HOT PATH: whether a super-frame left as one super-packet; if not, it takes the lower door.
+
+        Frames that are no super-frames take the sockets all the while, from the same thread and port, to
+        the same device: a flow whose bursts come this way was never seen out of order there.
+        """
+        door, outer = vtep.door, vtep.outer
+        if door is None or outer is None:
+            if vtep.wants_door:
+                vtep.want_door()
+            return False
+        place = locate_untrusted(header, datagram[HEADER_LENGTH:])
+        octets = len(datagram)
+        if (
+            place is None
+            or not outer.takes(place, octets)
+            or place.payload_at + place.size > vtep.frame_max
+            or not door.is_open(now=self._clock())
+        ):
+            return False
+        batch = vtep.batch(entropy)
+        self._flush(network, vtep, batch)  # what the flow sent before stays before
+        source_port = vtep.source_ports[batch.index]
+        before = outer.fill(header[1], place, octets, source_port=source_port, ecn=ecn)
+        try:
+            door.write((before, datagram))
+        except OSError as error:
+            return self._not_whole(network, vtep, datagram, error)
+        self._recorder.counters.sent += 1
+        vtep.sent_frames += 1
+        vtep.sent_octets += octets - HEADER_LENGTH
+        if self._recorder.observers:
+            self._recorder.show(Point.UNDERLAY_SEND, network, datagram[HEADER_LENGTH:])
+        return True
+
+    def _not_whole(
+        self, network: NetworkCarriage, vtep: VtepCarriage, datagram: memoryview, error: OSError
+    ) -> bool:
+        """What a refused super-packet comes to: a drop where as much as may be is under way already."""
+        if error.errno in FULL:
+            self._recorder.drop(DropReason.UNDERLAY_FULL, network, datagram[HEADER_LENGTH:], vtep)
+            return True
+        if error.errno != errno.EINVAL:  # that one the frame's contents can cause: it changes no rung
+            vtep.shut_door(f"the inject TAP: {error.strerror}", now=self._clock())
+        return False
 
     # ── Batches ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -293,9 +357,9 @@ class Egress:
     def _sent(self, network: NetworkCarriage, vtep: VtepCarriage, batch: Batch) -> None:
         self._recorder.counters.sent += batch.count
         vtep.sent_frames += batch.count
-        vtep.sent_octets += batch.octets - HEADER_LENGTH * batch.count
+        vtep.sent_octets += batch.octets - len(network.prefix) * batch.count
         if self._recorder.observers:
-            for frame in batch.frames():
+            for frame in batch.frames(network.lead):
                 self._recorder.show(Point.UNDERLAY_SEND, network, frame)
 
     def _send_again(self, network: NetworkCarriage, vtep: VtepCarriage, batch: Batch, error: OSError) -> None:
@@ -317,10 +381,13 @@ class Egress:
             self._send_singly(network, vtep, batch, error)
         elif error.errno == errno.EMSGSIZE:
             vtep.recheck_path()
-            self._too_big(network, vtep, memoryview(b"".join(batch.buffers)))
+            self._too_big(network, vtep, memoryview(b"".join((network.lead, *batch.buffers))))
         else:
-            reason = DropReason.UNDERLAY_FULL if error.errno in FULL else DropReason.UNDERLAY_ERROR
-            for frame in batch.frames():
+            reason = DropReason.UNDERLAY_FULL
+            if error.errno not in FULL:  # a rule against it, no route, nobody there: not past the host's back
+                reason = DropReason.UNDERLAY_ERROR
+                vtep.shut_door(f"a socket says: {error.strerror}", now=self._clock())
+            for frame in batch.frames(network.lead):
                 self._recorder.drop(reason, network, frame, vtep)
 
     def _send_singly(
@@ -347,9 +414,9 @@ class Egress:
         """The path does not carry it: counted, and its sender told (within the meter)."""
         frame = bytes(datagram[HEADER_LENGTH:])
         self._recorder.drop(DropReason.MTU_EXCEEDED, network, frame, vtep)
-        if not self._upcalls.meter.admits(UpcallKind.ICMP_ERROR, frame[6:12], now=self._clock()):
+        if not self._upcalls.meter.admits(UpcallKind.ICMP_ERROR, network.source_of(frame), now=self._clock()):
             return
-        reply = network.decider.too_big(frame, vtep.frame_max - ETHERNET_LENGTH)
+        reply = network.decider.too_big(frame[network.hidden :], network.packet_max(vtep))
         if reply is not None:
             self._recorder.counters.generated += 1
             self._write(network, PLAIN, (reply,))
@@ -365,6 +432,8 @@ class Egress:
                 if refusal.errno == errno.EMSGSIZE:
                     vtep.recheck_path()
                     reason = DropReason.MTU_EXCEEDED
+                else:
+                    vtep.shut_door(f"it answered: {os.strerror(refusal.errno)}", now=self._clock())
                 self._recorder.counters.lost_after_us(reason, network.id, vtep.drops)
                 break  # which of the networks that share a VTEP it was cannot be known: the first answers
 

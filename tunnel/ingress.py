@@ -85,7 +85,7 @@ class Ingress:
             now = clock()
             stride, is_marked = None, False
             if ancillary != UNMARKED:
-                stride, is_marked = _read_control(ancillary)
+                stride, is_marked = read_control(ancillary)
             if stride is None or stride >= octets:
                 self._receive(port, view[:octets], sockaddr[0], None, now=now, is_marked=is_marked)
             elif is_super_frame_untrusted(view[HEADER_LENGTH:octets]):
@@ -219,7 +219,7 @@ class Ingress:
     ) -> None:
         """HOT PATH: one frame, repaired on the way."""
         if type(verdict) is not Deliver:
-            self._recorder.drop(_reason(verdict), network, frame, vtep)
+            self._recorder.drop(reason_of(verdict), network, frame, vtep)
             return
         if not network.attachment.repairs:
             self.write(network, PLAIN, (frame,), vtep)
@@ -239,7 +239,7 @@ class Ingress:
         """HOT PATH: frames of one flow that came in one read, merged where TCP and UDP allow it."""
         if type(verdict) is not Deliver:
             for frame in frames:
-                self._recorder.drop(_reason(verdict), network, frame, vtep)
+                self._recorder.drop(reason_of(verdict), network, frame, vtep)
             return
         if not network.attachment.repairs:
             for frame in frames:
@@ -284,7 +284,7 @@ class Ingress:
             self._recorder.show(Point.DEVICE_WRITE, network, b"".join(buffers))
 
 
-def _read_control(ancillary: Ancillary) -> tuple[int | None, bool]:
+def read_control(ancillary: Ancillary) -> tuple[int | None, bool]:
     """The `UDP_GRO` value, if there is one; and whether the outer header says congestion experienced."""
     stride, is_marked = None, False
     for level, kind, value in ancillary:
@@ -300,5 +300,6 @@ def _network_of(port: PortCarriage, datagram: memoryview) -> NetworkCarriage | N
     return port.networks.get(int.from_bytes(datagram[4:7])) if len(datagram) >= HEADER_LENGTH else None
 
 
-def _reason(verdict: Verdict) -> DropReason:
+def reason_of(verdict: Verdict) -> DropReason:
+    """Why a verdict that is not to deliver loses the frame."""
     return verdict.reason if isinstance(verdict, Drop) else DropReason.SPLIT_HORIZON

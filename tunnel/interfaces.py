@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from overlay.addr import IpAddress, Mac, NetworkId, Vni, VtepId
 from overlay.verdict import Decision, Direction, DropReason, Verdict
@@ -81,6 +81,20 @@ class FrameDevice(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class PacketDevice(FrameDevice, Protocol):
+    """A TUN: as a `FrameDevice`, but behind the header is an IP packet, from which its offsets count.
+
+    Attributes:
+        answer: Hands the host one packet of this node's own making, as if the node itself had sent it: a
+            packet *from* the device with the host's own source address is a martian to the kernel.  OSError:
+            the host has no way to its destination.
+    """
+
+    @property
+    def answer(self) -> Callable[[bytes], int]: ...
+
+
 Ancillary = list[tuple[int, int, bytes]]
 
 
@@ -106,6 +120,17 @@ class UnderlayPort(Protocol):
     def close(self) -> None: ...
 
 
+class UnderlayExchange(UnderlayPort, Protocol):
+    """A receiving socket that also sends, from its own port: what `UnderlayPort` and `Sender` are."""
+
+    @property
+    def send(self) -> Callable[[Buffer, SockAddr], int]: ...
+    @property
+    def send_marked(
+        self,
+    ) -> Callable[[Iterable[Buffer], Iterable[tuple[int, int, Buffer]], int, SockAddr], int]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """The network reported a datagram of ours undeliverable (an ICMP error), after it was sent.
@@ -125,6 +150,7 @@ class Sender(Protocol):
     """One bound socket of the source-port pool.
 
     Attributes:
+        port: The source port of what it sends.
         send: Sends one datagram and returns its octets.  BlockingIOError or ENOBUFS: full.  EMSGSIZE:
             longer than the path carries (the DF bit is set).  Other OSErrors: refused.  An ICMP error that
             waits on the socket fails one send to whomever, which was then not sent: take the refusals and
@@ -133,11 +159,66 @@ class Sender(Protocol):
     """
 
     @property
+    def port(self) -> int: ...
+    @property
     def send(self) -> Callable[[Buffer, SockAddr], int]: ...
     @property
     def send_marked(
         self,
     ) -> Callable[[Iterable[Buffer], Iterable[tuple[int, int, Buffer]], int, SockAddr], int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """Where super-packets to one VTEP go first.
+
+    Attributes:
+        source, destination: The outer Ethernet addresses: our egress device's, and the next hop's.
+        has_checksum: Whether the egress device segments datagrams that bear an outer UDP checksum.
+    """
+
+    source: Mac
+    destination: Mac
+    has_checksum: bool
+
+
+class SuperDoor(Protocol):
+    """The way by which super-frames reach one VTEP whole: through an inject TAP to its egress device.
+
+    Attributes:
+        hop: Which Ethernet addresses the outer header bears.
+        write: Gathers (outer header, VXLAN datagram), which may be reused on return; see `super_packet`.
+            BlockingIOError: as much is under way as may be.  OSError EINVAL: the frame contradicts its
+            header (its contents can cause this); EIO, EBADFD: the TAP is down, or gone.
+    """
+
+    @property
+    def hop(self) -> Hop: ...
+    @property
+    def write(self) -> Callable[[Sequence[Buffer]], int]: ...
+    def is_open(self, *, now: float) -> bool:
+        """Whether this frame may take it.  Once a second it may not: what forbids sockets must be seen."""
+        ...
+
+
+class SuperDoors(Protocol):
+    """The super doors of one underlay, by VTEP: opened, watched and closed by somebody else."""
+
+    def door(self, vtep: VtepId) -> SuperDoor | None:
+        """The door to this VTEP, or None: there is none now."""
+        ...
+
+    def want(self, vtep: VtepId) -> None:
+        """There are super-frames for this VTEP: where it can have a door, it shall."""
+        ...
+
+    def shut(self, vtep: VtepId, why: str, *, now: float) -> None:
+        """Closes the door to this VTEP, for a minute: a socket or the door itself has failed."""
+        ...
+
+    def losses(self) -> int:
+        """Super-packets the kernel took and did not bring to the egress device; cumulative."""
+        ...
 
 
 class Underlay(Protocol):
@@ -146,6 +227,7 @@ class Underlay(Protocol):
     Attributes:
         senders: The pool; its size is a power of two.  A flow keeps to one of them.
         ladder: Which offloads it has, probed; an engine lowers what fails at run time.
+        super_doors: Where super-frames leave whole; None: nowhere.
         fileno: Becomes readable when refusals wait.
     """
 
@@ -159,12 +241,22 @@ class Underlay(Protocol):
     def senders(self) -> Sequence[Sender]: ...
     @property
     def ladder(self) -> Ladder: ...
+    @property
+    def super_doors(self) -> SuperDoors | None: ...
     def fileno(self) -> int: ...
     def open_port(self, port: int) -> UnderlayPort:
         """Binds (address, port) for receiving.
 
         Raises:
             DeviceError: The port is taken, or the address is not ours.
+        """
+        ...
+
+    def open_exchange(self, port: int) -> UnderlayExchange:
+        """Binds (address, port) for both ways; what comes of its sends is among the `refusals` too.
+
+        Raises:
+            DeviceError: As `open_port`.
         """
         ...
 
@@ -185,7 +277,7 @@ class Underlay(Protocol):
         ...
 
     def refusals(self) -> list[Refusal]:
-        """The ICMP errors that came back for what the pool has sent, since the last call."""
+        """The ICMP errors that came back for what was sent from here, since the last call."""
         ...
 
     def close(self) -> None: ...
@@ -208,18 +300,38 @@ class Decider(Protocol):
         ...
 
 
+@runtime_checkable
+class PacketDecider(Decider, Protocol):
+    """Who answers upcalls of a network of bare packets.  `overlay.router.Router` is one.
+
+    `key_of` is how an engine finds the flow of a packet: the subnet of an IPv4 address, as a number.  On
+    egress the key is the destination's, on ingress the source's and then the destination's.
+    """
+
+    @property
+    def key_of(self) -> Callable[[int], bytes]: ...
+    def unreachable(self, packet: bytes) -> bytes | None:
+        """The packet to send back to the source of one dropped for NO_ROUTE, if any."""
+        ...
+
+    def expired(self, packet: bytes) -> bytes | None:
+        """The packet to send back to the source of one dropped for TTL_EXPIRED, if any."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """One network as a datapath carries it.
 
     Attributes:
+        vni: None: the format is Flannel's UDP, the device a `PacketDevice`, the decider a `PacketDecider`.
         overlay_mtu: Octets of packet the device carries.
         suppresses: Whether neighbor discovery must be asked about frame by frame.
         repairs: Whether unfinished checksums and super-frames from the underlay are completed.
     """
 
     network: NetworkId
-    vni: Vni
+    vni: Vni | None
     port: int
     device: FrameDevice
     decider: Decider
@@ -240,7 +352,10 @@ class Point(Enum):
 
 
 class Observer(Protocol):
-    """Capture, live trace and the flight recorder.  Free when nobody watches."""
+    """Capture, live trace and the flight recorder.  Free when nobody watches.
+
+    A bare packet is shown behind an Ethernet header of zeros, as the engine holds it.
+    """
 
     def observe(
         self, point: Point, network: NetworkId | None, frame: Buffer, verdict: Verdict | None
@@ -275,7 +390,12 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class FlowStatistics:
-    """One remembered verdict.  `key` is destination and source MAC as in the frame, 12 octets."""
+    """One remembered verdict.
+
+    Attributes:
+        key: Destination and source MAC as in the frame, 12 octets; of packets the destination's subnet, on
+            ingress the source's before it, 5 octets each (`overlay.route`).
+    """
 
     network: NetworkId
     direction: Direction

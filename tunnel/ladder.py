@@ -49,6 +49,7 @@ class _Standing:
     is_on: bool
     reason: str
     retry_at: float | None = None
+    remark: str = ""
 
 
 class Ladder:
@@ -58,7 +59,7 @@ class Ladder:
         """Everything off until it was probed; `switches` left out means auto."""
         self._switches = dict(switches or {})
         self._standings = {
-            feature: _Standing(is_on=False, reason=f"{feature.value}: not in this build")
+            feature: _Standing(is_on=False, reason=f"{feature.value}: not probed")
             for feature in Feature
         }
 
@@ -74,6 +75,10 @@ class Ladder:
         """Whether the operator would have it at all."""
         return self._switches.get(feature, Switch.AUTO) is not Switch.OFF
 
+    def insists(self, feature: Feature) -> bool:
+        """Whether the operator wants it whatever happens: he wants to see it fail."""
+        return self._switches.get(feature, Switch.AUTO) is Switch.ON
+
     def probed(self, feature: Feature, obstacle: str | None) -> bool:
         """Takes a probe's result, None where nothing is in the way; whether the feature is now on."""
         if not self.wants(feature):
@@ -87,13 +92,17 @@ class Ladder:
     def lower(self, feature: Feature, why: str, *, now: float) -> None:
         """A socket or a probe said no at run time: off, and tried again after a while.
 
-        One that the operator insists on (`on`) stays in use: he wants to see it fail.
+        One that the operator insists on stays in use.
         """
-        if self._switches.get(feature, Switch.AUTO) is Switch.ON or not self.is_on(feature):
+        if self.insists(feature) or not self.is_on(feature):
             return
         reason = f"{feature.value}: {why}"
         log.warning("%s; off, to be tried again in %g s", reason, RETRY_SECONDS)
         self._standings[feature] = _Standing(is_on=False, reason=reason, retry_at=now + RETRY_SECONDS)
+
+    def remark(self, feature: Feature, text: str) -> None:
+        """Something the operator must know of the feature while it is on; until the next probe."""
+        self._standings[feature].remark = text
 
     def due(self, *, now: float) -> tuple[Feature, ...]:
         """The features to probe again now; each is named once for every time it was lowered."""
@@ -106,7 +115,7 @@ class Ladder:
 
     def egress(self) -> str:
         """The rung towards the underlay: `plain`, `batch` or `super`."""
-        if self.is_on(Feature.TUNNEL_GSO):
+        if self.is_on(Feature.TUNNEL_GSO) and self.is_on(Feature.TAP_GSO):  # without it there is none to send
             return "super"
         return "batch" if self.is_on(Feature.UDP_GSO) else "plain"
 
@@ -115,6 +124,8 @@ class Ladder:
         return "batch" if self.is_on(Feature.UDP_GRO) else "plain"
 
     def explain(self) -> str:
-        """Why these rungs: what keeps each feature off, or that nothing does."""
-        off = [standing.reason for standing in self._standings.values() if not standing.is_on]
-        return "; ".join(off) if off else "every probe passed"
+        """Why these rungs: what keeps each feature off, or that nothing does; and what is to be known."""
+        standings = self._standings.values()
+        off = [standing.reason for standing in standings if not standing.is_on]
+        remarks = [standing.remark for standing in standings if standing.is_on and standing.remark]
+        return "; ".join([*(off or ["every probe passed"]), *remarks])

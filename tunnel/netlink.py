@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pyroute2 import IPRoute, NetlinkError
+from pyroute2.ethtool.ioctl import IoctlEthtool
 
 from overlay.addr import IpAddress, Mac, format_mac, parse_mac
 from overlay.errors import DeviceError
@@ -40,8 +42,15 @@ IFA_F_SECONDARY = 0x01  # of IPv4; the same bit is IFA_F_TEMPORARY (RFC 8981) of
 IFA_F_DADFAILED = 0x08
 IFA_F_DEPRECATED = 0x20
 IFA_F_TENTATIVE = 0x40
+RTM_F_FIB_MATCH = 0x2000
+RTN_UNICAST = 1
+NUD_VALID = 0xDE  # permanent, no ARP needed, reachable, stale, delayed, being probed
 RT_SCOPE_UNIVERSE = 0
 RT_SCOPE_LINK = 253
+CLSACT_INGRESS = 0xFFFFFFF2
+ETH_P_ALL = 0x0003
+BPF_DIRECT_ACTION = 0x1  # TCA_BPF_FLAG_ACT_DIRECT
+ADDR_GEN_MODE_NONE = 1
 NO_SUCH_LINK = (errno.ENODEV,)
 NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 RTMGRP_LINK = 0x001
@@ -111,7 +120,15 @@ class RouteFacts:
     mtu: int
 
 
-def _conversation(
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """Which device packets leave by, and the Ethernet address they are for on its link."""
+
+    device: str
+    mac: Mac
+
+
+def conversation(
     ask: Callable[Concatenate[IPRoute, P], T],
 ) -> Callable[P, T]:
     """Opens a netlink socket for the call, and turns what the kernel refuses into a DeviceError.
@@ -143,6 +160,9 @@ def _conversation(
     return call_from_anywhere
 
 
+"""For `tunnel.netroutes`, which is this file's other half."""
+
+
 def _refused(what: str, number: int) -> DeviceError:
     if number in (errno.EPERM, errno.EACCES):
         why = "changing links, addresses and routes needs CAP_NET_ADMIN"
@@ -157,15 +177,15 @@ def _refused(what: str, number: int) -> DeviceError:
 # --- Links ------------------------------------------------------------------------------------------
 
 
-@_conversation
+@conversation
 def link(kernel: IPRoute, name: str) -> LinkFacts | None:
     """The device called so, or None."""
-    with _none_for(NO_SUCH_LINK):
+    with none_for(NO_SUCH_LINK):
         return _link_facts(kernel.link("get", ifname=name)[0])
     return None
 
 
-@_conversation
+@conversation
 def ensure_link(
     kernel: IPRoute,
     name: str,
@@ -212,14 +232,14 @@ def _link_facts(message: Any) -> LinkFacts:
 # --- Addresses --------------------------------------------------------------------------------------
 
 
-@_conversation
+@conversation
 def addresses(kernel: IPRoute) -> list[AddressFacts]:
     """Every address of this host, loopback's included, in the kernel's order."""
     names = _link_names(kernel)
     return [_address_facts(message, names) for message in kernel.get_addr()]
 
 
-@_conversation
+@conversation
 def ensure_addresses(kernel: IPRoute, name: str, wanted: Sequence[IpInterface]) -> list[IpInterface]:
     """Puts the addresses on the device; others there stay.  Returns those it added, in order.
 
@@ -234,10 +254,10 @@ def ensure_addresses(kernel: IPRoute, name: str, wanted: Sequence[IpInterface]) 
     return added
 
 
-@_conversation
+@conversation
 def remove_addresses(kernel: IPRoute, name: str, unwanted: Iterable[IpInterface]) -> None:
     """Takes the addresses off the device; one that is not there, or no device, is as good."""
-    with _none_for(NO_SUCH_LINK):
+    with none_for(NO_SUCH_LINK):
         index = kernel.link("get", ifname=name)[0]["index"]
         found = _interfaces_of(kernel, index)
         for interface in unwanted:
@@ -289,12 +309,12 @@ def _address_facts(message: Any, names: dict[int, str]) -> AddressFacts:
 # --- Routes -----------------------------------------------------------------------------------------
 
 
-@_conversation
+@conversation
 def route_to(kernel: IPRoute, address: IpAddress) -> RouteFacts | None:
     """How the kernel would reach the address now; None: it would not."""
     scope = getattr(address, "scope_id", None)
     question: dict[str, Any] = {"dst": str(address).split("%")[0]}
-    with _none_for((*NO_SUCH_LINK, *NO_ROUTE)):
+    with none_for((*NO_SUCH_LINK, *NO_ROUTE)):
         if scope:
             question["oif"] = kernel.link("get", ifname=scope)[0]["index"]
         answer = kernel.route("get", **question)[0]
@@ -309,7 +329,7 @@ def route_to(kernel: IPRoute, address: IpAddress) -> RouteFacts | None:
     return None
 
 
-@_conversation
+@conversation
 def default_source(kernel: IPRoute, version: int) -> AddressFacts | None:
     """The address the host's default route of this IP version (4 or 6) sends from, or None.
 
@@ -324,7 +344,7 @@ def default_source(kernel: IPRoute, version: int) -> AddressFacts | None:
     index = hop.get("RTA_OIF") or hop.get("oif")
     source, gateway = routes[0].get("RTA_PREFSRC"), hop.get("RTA_GATEWAY")
     if not source and gateway:
-        with _none_for(NO_ROUTE):
+        with none_for(NO_ROUTE):
             source = kernel.route("get", dst=gateway, oif=index)[0].get("RTA_PREFSRC")
     names = _link_names(kernel)
     own = [_address_facts(message, names) for message in kernel.get_addr(family)]
@@ -338,7 +358,7 @@ def _link_names(kernel: IPRoute) -> dict[int, str]:
 
 
 @contextlib.contextmanager
-def _none_for(numbers: tuple[int, ...]) -> Iterator[None]:
+def none_for(numbers: tuple[int, ...]) -> Iterator[None]:
     """Lets the caller go on to its `return None` where the kernel answers one of these."""
     try:
         yield
@@ -347,25 +367,119 @@ def _none_for(numbers: tuple[int, ...]) -> Iterator[None]:
             raise
 
 
+@conversation
+def next_hops(kernel: IPRoute, addresses: Iterable[IpAddress]) -> dict[IpAddress, NextHop | str]:
+    """Of each address its one unicast next hop; a string says why there is none such."""
+    return {address: _next_hop(kernel, address) for address in addresses}
+
+
+def _next_hop(kernel: IPRoute, address: IpAddress) -> NextHop | str:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    question: dict[str, Any] = {"dst": str(address).split("%")[0], "family": family}
+    try:
+        if scope := getattr(address, "scope_id", None):
+            question["oif"] = kernel.link("get", ifname=scope)[0]["index"]
+        route = kernel.route("get", flags=RTM_F_FIB_MATCH, **question)[0]
+    except NetlinkError as error:
+        return f"no route: {os.strerror(error.code)}"
+    if route["type"] != RTN_UNICAST or route.get("RTA_ENCAP_TYPE") or route.get("RTA_VIA"):
+        return "its route is not a plain one"
+    if route.get("RTA_MULTIPATH"):
+        return "its route has several next hops"
+    gateway = route.get("RTA_GATEWAY") or question["dst"]
+    try:
+        found = kernel.neigh("get", dst=gateway, ifindex=route.get("RTA_OIF"), family=family)[0]
+    except NetlinkError:
+        return f"the Ethernet address of {gateway} is not known yet"
+    mac = found.get("NDA_LLADDR")
+    if not found["state"] & NUD_VALID or not mac or mac.count(":") != 5:
+        return f"{gateway} does not tell its Ethernet address"
+    return NextHop(_link_facts(kernel.link("get", index=route.get("RTA_OIF"))[0]).name, parse_mac(mac))
+
+
+# --- Redirection ------------------------------------------------------------------------------------
+
+
+def features(name: str) -> frozenset[str]:
+    """The offloads the device has switched on, in ethtool's words (`tx-udp_tnl-segmentation`).
+
+    Raises:
+        DeviceError: No such device.
+    """
+    try:
+        with contextlib.closing(IoctlEthtool()) as asking:
+            asking.change_ifname(name)
+            told = asking.get_features()
+    except OSError as error:
+        raise _refused(name, error.errno or 0) from error
+    return frozenset(feature for feature, is_on, *_ in told if is_on)
+
+
+@conversation
+def redirect(kernel: IPRoute, name: str, device: str, *, program: int | None = None) -> None:
+    """Has everything that enters by `name`, a device of our own making, leave by `device`.
+
+    The filter goes with either device.  By `mirred`, which wants CAP_NET_ADMIN and modules that every
+    distribution has; or by a tc program's descriptor, which knows the way itself.
+
+    Raises:
+        DeviceError: ENODEV, one of them is gone; ENOENT, this kernel has not got what it takes; EPERM.
+    """
+    index = kernel.link("get", ifname=name)[0]["index"]
+    kernel.tc("replace", "clsact", index)
+    everything: dict[str, Any] = {"parent": CLSACT_INGRESS, "protocol": ETH_P_ALL, "prio": 1}
+    if program is not None:
+        kernel.tc("add-filter", "bpf", index, fd=program, name=name, flags=BPF_DIRECT_ACTION, **everything)
+        return
+    towards = kernel.link("get", ifname=device)[0]["index"]
+    action = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": towards}
+    kernel.tc("add-filter", "u32", index, keys=["0x0/0x0+0"], target=0, action=action, **everything)
+
+
+@conversation
+def without_addresses(kernel: IPRoute, name: str) -> None:
+    """Keeps the kernel from giving the device an IPv6 address, and so from talking through it."""
+    index = kernel.link("get", ifname=name)[0]["index"]
+    mode = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", ADDR_GEN_MODE_NONE]]}]]}
+    with none_for((errno.EAFNOSUPPORT, errno.EINVAL)):  # a host without IPv6
+        kernel.link("set", index=index, IFLA_AF_SPEC=mode)
+
+
+@conversation
+def redirect_losses(kernel: IPRoute, name: str) -> int:
+    """Packets a `mirred` redirection took and its target device did not, since it was made."""
+    with none_for(NO_SUCH_LINK):
+        index = kernel.link("get", ifname=name)[0]["index"]
+        return sum(map(_action_losses, kernel.get_filters(index=index, parent=CLSACT_INGRESS)))
+    return 0
+
+
+def _action_losses(message: Any) -> int:
+    """What tc counts where a redirection goes wrong: the device gone or down, its queue full."""
+    queue = message.get(("options", "TCA_U32_ACT", "TCA_ACT_PRIO_1", "TCA_ACT_STATS", "TCA_STATS_QUEUE"))
+    return int(queue["overlimits"]) if queue else 0
+
+
 # --- Changes ----------------------------------------------------------------------------------------
 
 
 class Doorbell:
     """Rings when a link, an address, a route or a neighbour changed in the namespace it was made in.
 
+    Args:
+        protocol, groups: Another family of netlink, and what of it is listened to.
+
     Raises:
         DeviceError: The kernel refuses the subscription.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE, groups: int = DOORBELL_GROUPS) -> None:
         try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-            )
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
         except OSError as error:
             raise _refused("netlink", error.errno or 0) from error
         try:
-            self._socket.bind((0, DOORBELL_GROUPS))
+            self._socket.bind((0, groups))
         except OSError as error:
             self._socket.close()
             raise _refused("netlink", error.errno or 0) from error

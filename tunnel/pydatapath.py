@@ -4,6 +4,9 @@
     ingress   underlay ──▶ header, network, VTEP, flow? ──▶ merge, repair ──▶ device   `tunnel.ingress`
     a miss    pending flow ──▶ Decider, Tables.apply, remember, carry              `tunnel.upcalls`
 
+Networks of bare packets (Flannel's UDP format) have walks of their own, `tunnel.packet_egress` and
+`tunnel.packet_ingress`, which differ where a packet does from a frame and share the rest.
+
 It is the specification of what an engine does, and the teaching text; a native engine does the same.  This
 file holds the networks and what is done every second; the frames' walks are the three files named.
 
@@ -27,6 +30,7 @@ from overlay.verdict import (
 )
 from tunnel.carriage import NetworkCarriage, PortCarriage, VtepCarriage
 from tunnel.egress import Egress
+from tunnel.flannel_udp import ETHERNET
 from tunnel.flows import Dependents, Flow, Held
 from tunnel.ingress import Ingress
 from tunnel.interfaces import (
@@ -40,6 +44,9 @@ from tunnel.interfaces import (
     Underlay,
     VtepStatistics,
 )
+from tunnel.packet_carriage import PacketCarriage
+from tunnel.packet_egress import PacketEgress
+from tunnel.packet_ingress import PacketIngress
 from tunnel.recorder import Recorder
 from tunnel.spinner import Spinner
 from tunnel.upcalls import Upcalls
@@ -92,6 +99,18 @@ class PythonDatapath:
             write=self._ingress.write,
             spinner=spinner,
         )
+        self._super_losses: dict[Underlay, int] = {}
+        self._packet_ingress = PacketIngress(
+            self._recorder, self._upcalls, clock=clock, reply=self._reply, spinner=spinner
+        )
+        self._packet_egress = PacketEgress(
+            self._recorder,
+            self._upcalls,
+            reactor=reactor,
+            clock=clock,
+            write=self._packet_ingress.answer,
+            spinner=spinner,
+        )
         self._path_checked_at = clock()
         self._closed = False
         tables.subscribe(self._tables_changed)
@@ -102,10 +121,10 @@ class PythonDatapath:
 
     def attach(self, attachment: Attachment) -> None:
         """Starts carrying a network; DeviceError where its port cannot be bound."""
-        network = NetworkCarriage(attachment, self._dependents, now=self._clock())
+        network = self._new_carriage(attachment)
         try:
             for underlay in self._underlays:
-                self._open_port(underlay, attachment.port).networks[attachment.vni] = network
+                self._open_port(underlay, network).networks[network.wire_id] = network
         except DeviceError:
             self._leave_ports(network)
             raise
@@ -114,7 +133,7 @@ class PythonDatapath:
         for vtep in tables.vteps.values():
             network.program_vtep(vtep, self._choose_underlay(vtep.address), self._dependents)
         network.program_flood(tables.flood.vteps())
-        self._reactor.add_reader(network.device.fileno(), self._egress.drain, network)
+        self._listen(network)
 
     def detach(self, network: NetworkId) -> None:
         """Stops carrying it, and drops what waits for a verdict."""
@@ -131,7 +150,7 @@ class PythonDatapath:
         carriage = self._networks[network]
         self._reactor.remove_reader(carriage.device.fileno())
         carriage.use_device(device, overlay_mtu)
-        self._reactor.add_reader(device.fileno(), self._egress.drain, carriage)
+        self._listen(carriage)
 
     def reroute(self) -> None:
         """Asks again which underlay reaches each VTEP, and how wide its path is.  Forgets no flow."""
@@ -149,18 +168,40 @@ class PythonDatapath:
             self._tables.unsubscribe(self._tables_changed)
             self._closed = True
 
-    def _open_port(self, underlay: Underlay, port: int) -> PortCarriage:
-        place = (underlay, port)
+    def _new_carriage(self, attachment: Attachment) -> NetworkCarriage:
+        kind = PacketCarriage if attachment.vni is None else NetworkCarriage
+        return kind(attachment, self._dependents, now=self._clock())
+
+    def _listen(self, network: NetworkCarriage) -> None:
+        """Reads what the device has to say."""
+        if isinstance(network, PacketCarriage):
+            self._reactor.add_reader(network.device.fileno(), self._packet_egress.drain_packets, network)
+        else:
+            self._reactor.add_reader(network.device.fileno(), self._egress.drain, network)
+
+    def _open_port(self, underlay: Underlay, network: NetworkCarriage) -> PortCarriage:
+        place = (underlay, network.attachment.port)
         if place not in self._ports:
-            carriage = self._ports[place] = PortCarriage(underlay.open_port(port))
-            self._reactor.add_reader(carriage.socket.fileno(), self._ingress.drain, carriage)
+            if isinstance(network, PacketCarriage):
+                self._ports[place] = self._open_exchange(underlay, network)
+            else:
+                carriage = self._ports[place] = PortCarriage(underlay.open_port(network.attachment.port))
+                self._reactor.add_reader(carriage.socket.fileno(), self._ingress.drain, carriage)
         return self._ports[place]
+
+    def _open_exchange(self, underlay: Underlay, network: PacketCarriage) -> PortCarriage:
+        """A port of Flannel's, which sends as well."""
+        exchange = underlay.open_exchange(network.attachment.port)
+        network.exchanges[underlay] = exchange
+        carriage = PortCarriage(exchange, lead=ETHERNET)
+        self._reactor.add_reader(exchange.fileno(), self._packet_ingress.drain_packets, carriage)
+        return carriage
 
     def _leave_ports(self, network: NetworkCarriage) -> None:
         """Receives for this network no more; a port without a network is closed."""
         for place, port in tuple(self._ports.items()):
-            if port.networks.get(network.attachment.vni) is network:
-                del port.networks[network.attachment.vni]
+            if port.networks.get(network.wire_id) is network:
+                del port.networks[network.wire_id]
             if not port.networks:
                 self._close_port(place)
 
@@ -198,10 +239,15 @@ class PythonDatapath:
         self, network: NetworkCarriage, vtep: VtepCarriage | None, verdict: Verdict, held: Held
     ) -> None:
         """A frame that waited has its verdict."""
+        is_packet = isinstance(network, PacketCarriage)
         if vtep is None:
-            self._egress.carry(network, verdict, held)
+            (self._packet_egress if is_packet else self._egress).carry(network, verdict, held)
         else:
-            self._ingress.carry(network, vtep, verdict, held)
+            (self._packet_ingress if is_packet else self._ingress).carry(network, vtep, verdict, held)
+
+    def _reply(self, network: NetworkCarriage, vtep: VtepCarriage, packet: bytes) -> None:
+        """A packet of our own making goes back to where the one it answers came from."""
+        self._packet_egress.send_own(network, vtep, packet)
 
     def _refused(self, underlay: Underlay) -> None:
         self._egress.refused(self._networks.values(), underlay)
@@ -235,6 +281,18 @@ class PythonDatapath:
             if lost > 0:  # whose they were cannot be known where networks share the port
                 owner = owners[0] if len(owners) == 1 else None
                 self._recorder.counters.lost_before_us(DropReason.RECEIVE_OVERRUN, owner, frames=lost)
+        for underlay in self._underlays:
+            self._count_super_losses(underlay)
+
+    def _count_super_losses(self, underlay: Underlay) -> None:
+        """Super-packets that were counted as sent and never reached the egress device."""
+        if underlay.super_doors is None:
+            return
+        losses = underlay.super_doors.losses()
+        lost, self._super_losses[underlay] = losses - self._super_losses.get(underlay, 0), losses
+        owner = next(iter(self._networks)) if len(self._networks) == 1 else None
+        for _ in range(lost):
+            self._recorder.counters.lost_after_us(DropReason.UNDERLAY_ERROR, owner, None)
 
     # ── Seeing ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -258,6 +316,8 @@ class PythonDatapath:
     def activity(self, *, since: float) -> Iterator[Activity]:
         """The source MACs that ingress flows have carried at or after `since`."""
         for network in tuple(self._networks.values()):
+            if isinstance(network, PacketCarriage):
+                continue  # there are no MACs in it
             for vtep in tuple(network.vteps.values()):
                 for flow in tuple(vtep.ingress.active.values()):
                     if flow.used_at >= since:

@@ -93,6 +93,10 @@ _HIGH, _MIDDLE, _LOW = 5760, 2880, 1440  # bits: multiples of 16, and of the 30 
 _HIGH_MASK, _MIDDLE_MASK, _LOW_MASK = (1 << _HIGH) - 1, (1 << _MIDDLE) - 1, (1 << _LOW) - 1
 
 
+_Front = tuple[bytes, int]
+"""What is sent before a frame, and how many of its own first octets are not."""
+
+
 class Run(NamedTuple):
     """What one `sendmsg` takes: segments of `segment_size` octets each, the last of which may be shorter.
 
@@ -105,7 +109,7 @@ class Run(NamedTuple):
 
 
 def split_untrusted(
-    header: Buffer, frame: memoryview, *, prefix: bytes, payload_max: int
+    header: Buffer, frame: memoryview, *, prefix: bytes, payload_max: int, hidden: int = 0
 ) -> list[Run] | DropReason:
     """The runs to send for a frame read from the TAP, in order, or why it is not sent.
 
@@ -114,28 +118,32 @@ def split_untrusted(
         frame: Writable, and written to: a checksum that is missing in a frame that stays whole.
         prefix: Put before every segment: the VXLAN header.
         payload_max: Octets of datagram the path to the VTEP carries, prefix included.
+        hidden: Octets at the frame's front that are not sent (`tunnel.flannel_udp`).
     """
     if len(header) < VNET_HEADER_LENGTH:
         return DropReason.INNER_MALFORMED
-    flags, gso_type, _, size, l4_at, checksum_at = _Vnet.unpack_from(header)
-    if gso_type == GSO_NONE:
-        segment_size = len(prefix) + len(frame)
-        if segment_size > payload_max:
-            return DropReason.MTU_EXCEEDED
-        if flags & NEEDS_CSUM and not _finish_checksum(frame, l4_at, l4_at + checksum_at):
-            return DropReason.INNER_MALFORMED
-        return [Run([prefix, frame], segment_size, 1)]
-    version, protocol, expected_at = _KINDS.get(gso_type, (0, 0, 0))
-    if not flags & NEEDS_CSUM or not size or not protocol or checksum_at != expected_at:
+    if header[1] == GSO_NONE:
+        return _whole(header, frame, (prefix, hidden), payload_max)
+    place = locate_untrusted(header, frame)
+    if place is None:
         return DropReason.INNER_MALFORMED
-    place = _locate(frame, version, protocol, l4_at)
-    if place is None or len(frame) - place.payload_at > size * SUPER_SEGMENTS_MAX:
-        return DropReason.INNER_MALFORMED
-    segment_size = len(prefix) + min(len(frame), place.payload_at + size)
+    segment_size = len(prefix) + min(len(frame), place.payload_at + place.size) - hidden
     if segment_size > payload_max:
         return DropReason.MTU_EXCEEDED
-    split = _split_tcp if protocol == TCP else _split_udp
-    return _runs(split(frame, place, size, prefix), segment_size)
+    split = _split_tcp if place.protocol == TCP else _split_udp
+    return _runs(split(frame, place, place.size, (prefix, hidden)), segment_size)
+
+
+def _whole(header: Buffer, frame: memoryview, front: _Front, payload_max: int) -> list[Run] | DropReason:
+    """A frame that is cut nowhere, its checksum finished where it lies."""
+    flags, _, _, _, l4_at, checksum_at = _Vnet.unpack_from(header)
+    prefix, hidden = front
+    segment_size = len(prefix) + len(frame) - hidden
+    if segment_size > payload_max:
+        return DropReason.MTU_EXCEEDED
+    if flags & NEEDS_CSUM and not _finish_checksum(frame, l4_at, l4_at + checksum_at):
+        return DropReason.INNER_MALFORMED
+    return [Run([prefix, frame[hidden:]], segment_size, 1)]
 
 
 def word_sums(pieces: Sequence[Buffer]) -> list[int]:
@@ -174,17 +182,40 @@ def _finish_checksum(frame: memoryview, start: int, field_at: int) -> bool:
 # ── Where things are ────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Place(NamedTuple):
-    """Where the headers of a super-frame begin, in octets from the frame's first."""
+class Place(NamedTuple):
+    """Where the headers of a super-frame begin, in octets from the frame's first, and what they are.
+
+    Attributes:
+        protocol: TCP or UDP.
+        size: Octets of payload in each segment but the last.
+    """
 
     version: int
+    protocol: int
     network_at: int
     l4_at: int
     payload_at: int
+    size: int
+
+    @property
+    def checksum_at(self) -> int:
+        """Where the checksum stands in the TCP or UDP header."""
+        return TCP_CHECKSUM if self.protocol == TCP else UDP_CHECKSUM
 
 
-def _locate(frame: memoryview, version: int, protocol: int, l4_at: int) -> _Place | None:
-    """Where things are, None where the frame and its virtio header disagree."""
+def locate_untrusted(header: Buffer, frame: memoryview) -> Place | None:
+    """Where things are in a super-frame; None where it and its virtio header disagree."""
+    flags, gso_type, _, size, l4_at, checksum_at = _Vnet.unpack_from(header)
+    version, protocol, expected_at = _KINDS.get(gso_type, (0, 0, 0))
+    if not flags & NEEDS_CSUM or not size or not protocol or checksum_at != expected_at:
+        return None
+    place = _locate(frame, version, protocol, l4_at, size)
+    if place is None or len(frame) - place.payload_at > size * SUPER_SEGMENTS_MAX:
+        return None
+    return place
+
+
+def _locate(frame: memoryview, version: int, protocol: int, l4_at: int, size: int) -> Place | None:
     length = len(frame)
     l4_length = TCP_LENGTH if protocol == TCP else UDP_LENGTH
     if l4_at + l4_length > length:
@@ -201,7 +232,7 @@ def _locate(frame: memoryview, version: int, protocol: int, l4_at: int) -> _Plac
         is_sound = is_sound and TCP_LENGTH <= l4_length <= length - l4_at
     else:
         is_sound = is_sound and _Word.unpack_from(frame, l4_at + 4)[0] == length - l4_at
-    return _Place(version, network_at, l4_at, l4_at + l4_length) if is_sound else None
+    return Place(version, protocol, network_at, l4_at, l4_at + l4_length, size) if is_sound else None
 
 
 def _ethertype(frame: memoryview, end: int) -> tuple[int, int]:
@@ -255,14 +286,14 @@ def _udp_header(head: int) -> struct.Struct:
     return struct.Struct(f"!{head}sHH")
 
 
-def _split_tcp(frame: memoryview, place: _Place, size: int, prefix: bytes) -> list[Buffer]:
+def _split_tcp(frame: memoryview, place: Place, size: int, front: _Front) -> list[Buffer]:
     """Header, payload, header, payload: two buffers a segment."""
-    _, _, l4_at, payload_at = place
+    l4_at, payload_at = place.l4_at, place.payload_at
     flags = frame[l4_at + 13]
     (sequence,) = struct.unpack_from("!I", frame, l4_at + 4)
     options = bytes(frame[l4_at + 18 : payload_at])
     before_flags, window = bytes(frame[l4_at + 8 : l4_at + 13]), bytes(frame[l4_at + 14 : l4_at + 16])
-    build = _tcp_header(len(prefix) + l4_at + 4, len(options) - 2).pack
+    build = _tcp_header(len(front[0]) - front[1] + l4_at + 4, len(options) - 2).pack
     # Sequence number and flags differ from segment to segment; the rest of the header with the seed in its
     # checksum field, the super-frame's length taken off it, does not.
     base = (
@@ -280,7 +311,7 @@ def _split_tcp(frame: memoryview, place: _Place, size: int, prefix: bytes) -> li
     for indices, part_flags in parts:
         pieces = _cut(frame, payload_at, size, indices)
         octets = len(pieces[0]) if pieces else 0
-        heads = _heads(frame, place, prefix, indices, payload_at + octets)
+        heads = _heads(frame, place, front, indices, payload_at + octets)
         fixed = before_flags + bytes((part_flags,)) + window
         part_base = base + part_flags + payload_at - l4_at + octets
         number = sequence + indices.start * size & 0xFFFFFFFF
@@ -291,10 +322,10 @@ def _split_tcp(frame: memoryview, place: _Place, size: int, prefix: bytes) -> li
     return buffers
 
 
-def _split_udp(frame: memoryview, place: _Place, size: int, prefix: bytes) -> list[Buffer]:
+def _split_udp(frame: memoryview, place: Place, size: int, front: _Front) -> list[Buffer]:
     """The same for UDP."""
-    _, _, l4_at, payload_at = place
-    build = _udp_header(len(prefix) + l4_at + 4).pack
+    l4_at, payload_at = place.l4_at, place.payload_at
+    build = _udp_header(len(front[0]) - front[1] + l4_at + 4).pack
     # The length stands in the header and in the pseudo-header, whose seed is in the checksum field.
     base = (int.from_bytes(frame[l4_at:payload_at], "big") - 2 * (len(frame) - l4_at)) % WORD_MAX
     last = max(len(frame) - payload_at - 1, 0) // size
@@ -304,7 +335,7 @@ def _split_udp(frame: memoryview, place: _Place, size: int, prefix: bytes) -> li
         pieces = _cut(frame, payload_at, size, indices)
         udp_length = UDP_LENGTH + (len(pieces[0]) if pieces else 0)
         part_base = base + 2 * udp_length
-        heads = _heads(frame, place, prefix, indices, l4_at + udp_length)
+        heads = _heads(frame, place, front, indices, l4_at + udp_length)
         for head, payload, total in zip(heads, pieces, word_sums(pieces), strict=True):
             # Never 0: that says "no checksum" (RFC 768).
             add(build(head, udp_length, -(part_base + total) % WORD_MAX or WORD_MAX))
@@ -318,21 +349,22 @@ def _cut(frame: memoryview, payload_at: int, size: int, indices: range) -> list[
     return [frame[at : at + size] for at in range(start, stop, size)]
 
 
-def _heads(frame: memoryview, place: _Place, prefix: bytes, indices: range, length: int) -> list[bytes]:
+def _heads(frame: memoryview, place: Place, front: _Front, indices: range, length: int) -> list[bytes]:
     """What stands before TCP's sequence number or UDP's length, for each segment: prefix to ports.
 
     Args:
         indices: Which segments of the super-frame.
         length: Octets of each of them as a frame.
     """
-    version, at, l4_at, _ = place
+    version, at, l4_at = place.version, place.network_at, place.l4_at
+    prefix, hidden = front
     ports_end = l4_at + 4
     if version == 6:
         payload_length = _Word.pack(length - at - 40)
-        head = b"".join((prefix, frame[: at + 4], payload_length, frame[at + 6 : ports_end]))
+        head = b"".join((prefix, frame[hidden : at + 4], payload_length, frame[at + 6 : ports_end]))
         return [head] * len(indices)
     total, (was_total, identification) = _Word.pack(length - at), struct.unpack_from("!HH", frame, at + 2)
-    before, after = b"".join((prefix, frame[: at + 2], total)), bytes(frame[at + 12 : ports_end])
+    before, after = b"".join((prefix, frame[hidden : at + 2], total)), bytes(frame[at + 12 : ports_end])
     between, (was_checksum,) = bytes(frame[at + 6 : at + 10]), _Word.unpack_from(frame, at + 10)
     build = struct.Struct(f"!{len(before)}sH4sH{len(after)}s").pack
     header = int.from_bytes(frame[at:l4_at], "big")

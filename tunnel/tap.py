@@ -1,12 +1,17 @@
-"""A TAP: whole Ethernet frames between the host's stack and this process, one per system call.
+"""A TAP: whole Ethernet frames between the host's stack and this process, one per system call; or a TUN.
 
     the host's stack ──▶ weft0's queue ──read_into──▶ [virtio_net_hdr 10][Ethernet frame]
                      ◀────────────────────write─────  [virtio_net_hdr 10][Ethernet frame]
 
+A TUN is the same with IP packets, and has one door more.  A router's errors come from the host's own
+address, and what a device brings in from there is a martian (fib_validate_source()): they leave through a
+raw socket, as the host's own packets do.
+
 The device is created by python-pytun where it is installed (it has wheels for x86-64 alone) and by the
 same ioctl made here elsewhere; either way what remains is one descriptor of ours, non-blocking and
 closed on exec.  Non-blocking is more than courtesy: together with a send buffer nobody has touched
-(TUNSETSNDBUF is never called) it lets the kernel build the packet in one copy.
+(TUNSETSNDBUF is never called; `bound_writes` says for whom it is) it lets the kernel build the packet in
+one copy.
 
 What a descriptor answers when its device changes, seen on Linux 6.18:
 
@@ -32,6 +37,7 @@ import struct
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from overlay.addr import MAC_LENGTH, Mac
 from overlay.errors import DeviceError
@@ -47,9 +53,11 @@ CLONE_DEVICE = "/dev/net/tun"
 TUNSETIFF = 0x400454CA
 TUNSETOFFLOAD = 0x400454D0
 TUNGETIFF = 0x800454D2
+TUNSETSNDBUF = 0x400454D4
 TUNSETVNETHDRSZ = 0x400454D8
 TUNSETCARRIER = 0x400454E2
 SIOCGIFHWADDR = 0x8927
+IFF_TUN = 0x0001
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
@@ -60,12 +68,16 @@ TX_DROPPED_COLUMN = 11  # of /proc/net/dev, the first number after the name bein
 
 # Ours
 FLAGS = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+TUN_FLAGS = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR
 HEADER_LENGTH = 10  # struct virtio_net_hdr
+DESTINATION = slice(16, 20)  # of an IPv4 header (RFC 791 section 3.1)
 NO_OFFLOADS = 0
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6 = 0x01, 0x02, 0x04
 TUN_F_USO4, TUN_F_USO6 = 0x20, 0x40  # Linux ≥ 6.2, and only together
+TUN_F_UDP_TUNNEL_GSO, TUN_F_UDP_TUNNEL_GSO_CSUM = 0x80, 0x100  # Linux ≥ 6.17
 SUPER_FRAMES = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6
 SUPER_FRAMES_AND_USO = SUPER_FRAMES | TUN_F_USO4 | TUN_F_USO6
+SUPER_PACKETS = SUPER_FRAMES_AND_USO | TUN_F_UDP_TUNNEL_GSO | TUN_F_UDP_TUNNEL_GSO_CSUM
 DEVICE_TABLE = Path("/proc/net/dev")
 
 
@@ -75,13 +87,26 @@ def open_tap(name: str, *, super_frames: bool) -> Tap:
     Raises:
         DeviceError: As `Tap`.
     """
+    return _open(Tap, name, super_frames=super_frames)
+
+
+def open_tun(name: str, *, super_frames: bool) -> Tun:
+    """The same for a TUN.
+
+    Raises:
+        DeviceError: As `Tun`.
+    """
+    return _open(Tun, name, super_frames=super_frames)
+
+
+def _open(kind: type[AnyTap], name: str, *, super_frames: bool) -> AnyTap:
     for mask in (SUPER_FRAMES_AND_USO, SUPER_FRAMES) if super_frames else ():
         try:
-            return Tap(name, offload_mask=mask)
+            return kind(name, offload_mask=mask)
         except DeviceError as error:
             if error.errno != errno.EINVAL:
                 raise
-    return Tap(name)
+    return kind(name)
 
 
 class Tap:
@@ -90,6 +115,7 @@ class Tap:
     Args:
         name: What the device is called, 1 to 15 octets; `weft%d` lets the kernel number it.
         offload_mask: The TUN_F_* offloads the kernel may leave undone in what it hands us.
+        header_length: Octets of virtio header before every frame, read or written.
 
     Raises:
         DeviceError: No TAP devices here, no right to make one, the name taken or invalid, or an offload
@@ -98,16 +124,19 @@ class Tap:
 
     read_into: Callable[[Sequence[Buffer]], int]
     write: Callable[[Sequence[Buffer]], int]
+    flags = FLAGS
 
-    def __init__(self, name: str, *, offload_mask: int = NO_OFFLOADS) -> None:
+    def __init__(
+        self, name: str, *, offload_mask: int = NO_OFFLOADS, header_length: int = HEADER_LENGTH
+    ) -> None:
         _require_name(name)
         try:
-            self._fd = _create(name)
+            self._fd = _create(name, self.flags)
         except OSError as error:
             raise _refused(name, error) from error
         self.offload_mask = offload_mask
         try:
-            self._name = self._prepare()
+            self._name = self._prepare(header_length)
             self.takes_udp_super_frames = self._accepts(SUPER_FRAMES_AND_USO)
             fcntl.ioctl(self._fd, TUNSETOFFLOAD, offload_mask)
         except OSError as error:
@@ -121,10 +150,10 @@ class Tap:
         self.read_into = partial(os.readv, self._fd)
         self.write = partial(os.writev, self._fd)
 
-    def _prepare(self) -> str:
+    def _prepare(self, header_length: int) -> str:
         """Makes the device ours whatever its last owner left; returns the name the kernel gave it."""
         self.set_carrier(up=False)
-        fcntl.ioctl(self._fd, TUNSETVNETHDRSZ, struct.pack("i", HEADER_LENGTH))
+        fcntl.ioctl(self._fd, TUNSETVNETHDRSZ, struct.pack("i", header_length))
         return _text(fcntl.ioctl(self._fd, TUNGETIFF, bytes(IFREQ_LENGTH))[:IFNAMSIZ])
 
     def _accepts(self, mask: int) -> bool:
@@ -160,6 +189,13 @@ class Tap:
         """
         fcntl.ioctl(self._fd, TUNSETCARRIER, struct.pack("i", up))
 
+    def bound_writes(self, octets: int) -> None:
+        """From now on a write is refused (EAGAIN) while that much of what was written is still under way.
+
+        Not for a TAP that frames are delivered to: the kernel then no longer builds a short one in one copy.
+        """
+        fcntl.ioctl(self._fd, TUNSETSNDBUF, struct.pack("i", octets))
+
     def overruns(self) -> int:
         """Frames dropped since the opening because the queue towards us was full.
 
@@ -178,6 +214,41 @@ class Tap:
         self.read_into, self.write = partial(os.readv, -1), partial(os.writev, -1)
 
 
+class Tun(Tap):
+    """The `PacketDevice` of a Linux host: as a `Tap`, and it can answer as the host itself.
+
+    Raises:
+        DeviceError: As `Tap`; or no right to open a raw socket.
+    """
+
+    flags = TUN_FLAGS
+
+    def __init__(self, name: str, *, offload_mask: int = NO_OFFLOADS) -> None:
+        super().__init__(name, offload_mask=offload_mask)
+        try:
+            # IPPROTO_RAW: what is sent brings its own IP header, and nothing is ever received (raw(7)).
+            self._raw = socket.socket(
+                socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW
+            )
+        except OSError as error:
+            super().close()
+            why = "a router's ICMP errors leave through a raw socket, which needs CAP_NET_RAW"
+            advice = "sudo weft run …; or --cap-add NET_RAW"
+            raise DeviceError(name, error.errno or 0, why=why, advice=advice) from error
+
+    def answer(self, packet: bytes) -> int:
+        """Sends one IPv4 packet of this node's own making to whomever it names."""
+        return self._raw.sendto(packet, (socket.inet_ntoa(packet[DESTINATION]), 0))
+
+    def close(self) -> None:
+        """As `Tap`, the raw socket with it.  Idempotent."""
+        self._raw.close()
+        super().close()
+
+
+AnyTap = TypeVar("AnyTap", bound=Tap)
+
+
 def _require_name(name: str) -> None:
     """Raises DeviceError for what the kernel's dev_valid_name() would refuse, with its rule."""
     if not 0 < len(name.encode()) < IFNAMSIZ or name in (".", "..") or re.search(r"[/:\s]", name):
@@ -185,17 +256,17 @@ def _require_name(name: str) -> None:
         raise DeviceError(name or "device", errno.EINVAL, why=why, advice="choose another `device` name")
 
 
-def _create(name: str) -> int:
-    """A non-blocking, close-on-exec descriptor of the TAP called so, created if there is none."""
-    fd = _create_by_ioctl(name) if pytun is None else _create_by_pytun(name)
+def _create(name: str, flags: int) -> int:
+    """A non-blocking, close-on-exec descriptor of the device called so, created if there is none."""
+    fd = _create_by_ioctl(name, flags) if pytun is None else _create_by_pytun(name, flags)
     os.set_blocking(fd, False)
     return fd
 
 
-def _create_by_pytun(name: str) -> int:
+def _create_by_pytun(name: str, flags: int) -> int:
     # QUIRK(python-pytun<=2.4.2): its descriptor survives exec and its read and write copy, so ours is a
     # duplicate made with close-on-exec and its own is closed.
-    device = pytun.TunTapDevice(name=name, flags=FLAGS)
+    device = pytun.TunTapDevice(name=name, flags=flags)
     try:
         fd: int = fcntl.fcntl(device.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
         return fd
@@ -203,10 +274,10 @@ def _create_by_pytun(name: str) -> int:
         device.close()
 
 
-def _create_by_ioctl(name: str) -> int:
+def _create_by_ioctl(name: str, flags: int) -> int:
     fd = os.open(CLONE_DEVICE, os.O_RDWR)  # closed on exec: PEP 446
     try:
-        request = struct.pack(f"{IFNAMSIZ}sH", name.encode(), FLAGS)
+        request = struct.pack(f"{IFNAMSIZ}sH", name.encode(), flags)
         fcntl.ioctl(fd, TUNSETIFF, request.ljust(IFREQ_LENGTH, b"\0"))
     except BaseException:
         os.close(fd)

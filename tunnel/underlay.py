@@ -41,7 +41,7 @@ from typing import TypeVar
 from overlay.addr import IpAddress, parse_ip
 from overlay.errors import DeviceError
 from tunnel import netlink
-from tunnel.interfaces import Ancillary, Buffer, Refusal, SockAddr, Underlay
+from tunnel.interfaces import Ancillary, Buffer, Refusal, SockAddr, SuperDoors, Underlay
 from tunnel.ladder import Feature, Ladder, Switches
 
 # From the specification: the kernel's <asm-generic/socket.h>, <linux/in.h>, <linux/in6.h>, <linux/udp.h>,
@@ -114,22 +114,23 @@ class UdpSender(_Bound):
 
     def __init__(self, bound: socket.socket) -> None:
         super().__init__(bound)
+        self.port = int(bound.getsockname()[1])
         self.send = bound.sendto
         self.send_marked = bound.sendmsg
 
-    @property
-    def port(self) -> int:
-        """The source port of what this sends."""
-        return int(self._socket.getsockname()[1])
-
     def refusals(self) -> list[Refusal]:
         """The ICMP errors that wait on this socket; taking them also clears its pending error."""
-        refusals: list[Refusal] = []
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(REFUSALS_PER_DRAIN):
-                _, ancillary, _, destination = self._socket.recvmsg(0, ERROR_ROOM, socket.MSG_ERRQUEUE)
-                refusals += _refusals_of(ancillary, destination)
-        return refusals
+        return _drain_errors(self._socket)
+
+
+def _drain_errors(bound: socket.socket) -> list[Refusal]:
+    """What waits on a socket's error queue, a bounded part of it."""
+    refusals: list[Refusal] = []
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(REFUSALS_PER_DRAIN):
+            _, ancillary, _, destination = bound.recvmsg(0, ERROR_ROOM, socket.MSG_ERRQUEUE)
+            refusals += _refusals_of(ancillary, destination)
+    return refusals
 
 
 def _refusals_of(ancillary: Ancillary, destination: SockAddr) -> Iterable[Refusal]:
@@ -170,6 +171,37 @@ class UdpPort(_Bound):
             self._socket.setsockopt(socket.IPPROTO_UDP, UDP_GRO, is_on)
 
 
+class UdpExchange(UdpPort):
+    """The socket that receives on (address, port) and sends from there: an `UnderlayExchange`.
+
+    uvloop stops watching a descriptor for good once it has shown EPOLLERR, and ICMP errors do come here.  So
+    what is watched is an epoll descriptor around the socket, which never shows it.
+    """
+
+    def __init__(self, bound: socket.socket, port: int) -> None:
+        super().__init__(bound, port)
+        self.send: Callable[[Buffer, SockAddr], int] = bound.sendto
+        self.send_marked = bound.sendmsg
+        self._readable = select.epoll()
+        self._readable.register(bound.fileno(), select.EPOLLIN)
+
+    def fileno(self) -> int:
+        return -1 if self._readable.closed else self._readable.fileno()
+
+    def refusals(self) -> list[Refusal]:
+        """The ICMP errors that wait on this socket; taking them also clears its pending error."""
+        return _drain_errors(self._socket)
+
+    @property
+    def errors_fileno(self) -> int:
+        """What shows EPOLLERR while refusals wait."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._readable.close()
+        super().close()
+
+
 class UdpUnderlay:
     """The `Underlay` of a Linux host: one address, its pool, its ports.
 
@@ -199,6 +231,7 @@ class UdpUnderlay:
         self.device = device
         self.mtu = mtu
         self._ports: list[UdpPort] = []
+        self._exchanges: list[UdpExchange] = []
         self._errors = select.epoll()
         senders: list[UdpSender] = []
         try:
@@ -212,6 +245,7 @@ class UdpUnderlay:
             raise
         self.senders: Sequence[UdpSender] = tuple(senders)
         self.ladder = Ladder(switches)
+        self.super_doors: SuperDoors | None = None  # whoever watches the host for them puts them here
         self.probe(Feature.UDP_GSO)
         self.probe(Feature.UDP_GRO)
 
@@ -235,6 +269,15 @@ class UdpUnderlay:
         """Binds (address, port) for receiving; closed with the underlay, or before."""
         opened = UdpPort(self._bound_socket(port, RECEIVING), port)
         opened.join_datagrams(is_on=self.ladder.is_on(Feature.UDP_GRO))
+        self._ports = [other for other in self._ports if other.fileno() >= 0] + [opened]
+        return opened
+
+    def open_exchange(self, port: int) -> UdpExchange:
+        """Binds (address, port) for both ways; closed with the underlay, or before."""
+        opened = UdpExchange(self._bound_socket(port, EXCHANGING), port)
+        self._errors.register(opened.errors_fileno, 0)
+        opened.join_datagrams(is_on=self.ladder.is_on(Feature.UDP_GRO))
+        self._exchanges = [other for other in self._exchanges if other.fileno() >= 0] + [opened]
         self._ports = [other for other in self._ports if other.fileno() >= 0] + [opened]
         return opened
 
@@ -268,11 +311,11 @@ class UdpUnderlay:
             return probe.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU)
 
     def refusals(self) -> list[Refusal]:
-        """The ICMP errors that came back for what the pool has sent, since the last call."""
+        """The ICMP errors that came back for what was sent from here, since the last call."""
         waiting = {fd for fd, _ in self._errors.poll(0)}
-        return [
-            refusal for sender in self.senders if sender.fileno() in waiting for refusal in sender.refusals()
-        ]
+        told: list[UdpSender | UdpExchange] = [each for each in self.senders if each.fileno() in waiting]
+        told += [each for each in self._exchanges if each.errors_fileno in waiting]
+        return [refusal for each in told for refusal in each.refusals()]
 
     def fileno(self) -> int:
         """Readable while `refusals()` has something to tell."""
@@ -358,6 +401,7 @@ RECEIVING: dict[int, tuple[Option, ...]] = {
         (socket.IPPROTO_UDP, UDP_NO_CHECK6_RX, 1),
     ),
 }
+EXCHANGING = {version: (*SENDING[version], *RECEIVING[version]) for version in (4, 6)}
 
 
 def _open_socket(version: int, options: dict[int, tuple[Option, ...]]) -> socket.socket:
@@ -369,9 +413,11 @@ def _open_socket(version: int, options: dict[int, tuple[Option, ...]]) -> socket
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         for level, option, value in options[version]:
             opened.setsockopt(level, option, value)
-        if options is RECEIVING:
+        if options in (RECEIVING, EXCHANGING):
             _grow(opened, SO_RCVBUFFORCE, socket.SO_RCVBUF)
-        else:
+        if options is EXCHANGING:
+            _grow(opened, SO_SNDBUFFORCE, socket.SO_SNDBUF)
+        elif options is not RECEIVING:
             _grow(opened, SO_SNDBUFFORCE, socket.SO_SNDBUF)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ERROR_QUEUE_OCTETS)
             _refuse_everything(opened)

@@ -74,16 +74,21 @@ class Upcalls:
         held: Held,
         *,
         now: float,
+        key: bytes | None = None,
     ) -> None:
-        """Holds the frame until its flow's verdict is there; asks for it unless that is under way."""
+        """Holds the frame until its flow's verdict is there; asks for it unless that is under way.
+
+        `key` is the flow's, where it is not the frame's two MACs.
+        """
         frame = held.frame
         is_discovery = network.suppresses and may_be_discovery_untrusted(frame) and frame[0] & 1
         # Each question is another one, and what is torn is no frame of the flow it seems to belong to.
-        key = None if is_discovery or len(frame) < ETHERNET_LENGTH else frame[0:12]
+        if key is None and not is_discovery and len(frame) >= ETHERNET_LENGTH:
+            key = frame[0:12]
         pending = None if key is None else table.pending.get(key)
         if pending is None:
             kind = UpcallKind.NEIGHBOR_DISCOVERY if is_discovery else UpcallKind.NEW_FLOW
-            source = frame[6:12] if vtep is None else vtep.id
+            source = network.source_of(frame) if vtep is None else vtep.id
             if not self.meter.admits(kind, source, now=now):
                 self._recorder.drop(DropReason.UPCALL_LIMIT, network, frame, vtep)
                 return
@@ -131,9 +136,9 @@ class Upcalls:
     ) -> Decision:
         self._recorder.counters.upcalls += 1
         if vtep is None:
-            decision = network.decider.egress(frame, now=now)
+            decision = network.decider.egress(frame[network.hidden :], now=now)
         else:
-            decision = network.decider.ingress(frame, vtep.id, now=now)
+            decision = network.decider.ingress(frame[network.hidden :], vtep.id, now=now)
         if decision.delta is not None:
             self._tables.apply(decision.delta)
         return decision

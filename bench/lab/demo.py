@@ -113,9 +113,12 @@ def demo(seconds: int, as_json: bool, verbose: bool, simulated: bool, inside: bo
     other.
     """
     why_simulated = "as asked" if simulated else _why_not_for_real(inside)
-    if why_simulated is not None and not simulated and not inside and _may_continue_inside(why_simulated):
-        flags = [flag for flag, is_set in (("--json", as_json), ("--verbose", verbose)) if is_set]
-        continue_in_user_namespace(["demo", "--seconds", str(seconds), *flags, INSIDE_FLAG])
+    if why_simulated is not None and not simulated and not inside and _is_a_privilege(why_simulated):
+        why_not_inside = why_no_tap() or why_no_user_namespace()
+        if why_not_inside is None:
+            flags = [flag for flag, is_set in (("--json", as_json), ("--verbose", verbose)) if is_set]
+            continue_in_user_namespace(["demo", "--seconds", str(seconds), *flags, INSIDE_FLAG])
+        why_simulated = "; ".join(dict.fromkeys((why_simulated, why_not_inside)))
     messages = Console(stderr=True, highlight=False, emoji=False)
     with _telling(messages, quiet=as_json or verbose) as tell:
         if why_simulated is not None:
@@ -144,13 +147,9 @@ def _why_not_for_real(inside: bool) -> str | None:
     return why_no_namespaces() or why_no_tap()
 
 
-def _may_continue_inside(why_not_here: str) -> bool:
-    """Whether a user namespace would help: it gives privileges, no tools and no /dev/net/tun."""
-    return (
-        not why_not_here.startswith("not installed")
-        and why_no_tap() is None
-        and why_no_user_namespace() is None
-    )
+def _is_a_privilege(why_not_here: str) -> bool:
+    """Whether a user namespace might help: it gives privileges, and no tools."""
+    return not why_not_here.startswith("not installed")
 
 
 # ── performing ──────────────────────────────────────────────────────────────────────────────────────────

@@ -24,7 +24,7 @@ from random import Random
 from bench.lab.virtual import VirtualReactor
 from overlay.addr import IpAddress, parse_ip
 from overlay.errors import DeviceError
-from tunnel.interfaces import Ancillary, Buffer, Refusal, SockAddr
+from tunnel.interfaces import Ancillary, Buffer, Refusal, SockAddr, SuperDoors
 from tunnel.ladder import Feature, Ladder
 
 # From the specification
@@ -185,6 +185,7 @@ class SimulatedUnderlay:
         self.device = "sim0"
         self.mtu = mtu
         self.ladder = Ladder()
+        self.super_doors: SuperDoors | None = None
         for feature in (Feature.UDP_GSO, Feature.UDP_GRO):
             self.ladder.probed(feature, None)
         self.senders = [SimulatedSender(self, FIRST_SOURCE_PORT + number) for number in range(POOL_SIZE)]
@@ -199,6 +200,12 @@ class SimulatedUnderlay:
             raise DeviceError(f"udp {self.address}:{port}", errno.EADDRINUSE)
         self.ports[port] = SimulatedPort(self, port)
         return self.ports[port]
+
+    def open_exchange(self, port: int) -> SimulatedExchange:
+        if port in self.ports:
+            raise DeviceError(f"udp {self.address}:{port}", errno.EADDRINUSE)
+        exchange = self.ports[port] = SimulatedExchange(self, port)
+        return exchange
 
     def sockaddr(self, address: IpAddress, port: int) -> SockAddr:
         return (str(address), port) if address.version == 4 else (str(address), port, 0, 0)
@@ -350,6 +357,15 @@ class SimulatedPort:
     def close(self) -> None:
         self._underlay.ports.pop(self.port, None)
         self._underlay.wire.reactor.close_descriptor(self._descriptor)
+
+
+class SimulatedExchange(SimulatedPort):
+    """A receiving socket that also sends: `tunnel.interfaces.UnderlayExchange`."""
+
+    def __init__(self, underlay: SimulatedUnderlay, port: int) -> None:
+        super().__init__(underlay, port)
+        sender = SimulatedSender(underlay, port)
+        self.send, self.send_marked = sender.send, sender.send_marked
 
 
 def scatter(octets: bytes, buffers: Sequence[Buffer]) -> int:

@@ -1,14 +1,17 @@
 """What the tables must hold: a pure function of what the operator and the pool say.
 
-    desired(networks, nodes, own) -> {network: its VTEPs, neighbors, FDB, flood list}
+    desired(networks, nodes, own) -> {network: its VTEPs, neighbors, FDB, flood list, routes}
 
-    operator    static VTEPs                                          Origin.STATIC
+    operator    static VTEPs, and the subnets behind them             Origin.STATIC
     nodes       who is there (`swim`) and what each says (`records`)  Origin.CONTROL
     own         what is ours, and so is behind nobody's VTEP
 
 Only what control is responsible for stands in it.  What the data plane has learned is nobody's intent: it
 is left alone as long as its VTEP is wanted.  A static VTEP and a node of the pool at one address are one
 VTEP, and the operator's word about it counts.
+
+A network is put together node by node in the order of their names, so that everybody who knows the same
+nodes comes to the same end; where two contradict each other the first is believed, and the operator told.
 """
 
 from __future__ import annotations
@@ -21,6 +24,16 @@ from control.intent.shared import NetworkKind, Trouble, pair
 from control.membership.recordwire import LocalMac, NetworkRecord
 from overlay.addr import IpAddress, Mac, NetworkId, Vtep, VtepId, format_mac
 from overlay.fdb import Origin
+from overlay.route import IpNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSubnet:
+    """A node of a routed network.  `mac` is its tunnel device's, None where packets are carried bare."""
+
+    vtep: Vtep
+    subnet: IpNetwork
+    mac: Mac | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +45,35 @@ class DesiredNetwork:
         neighbors: IP → MAC, and who says so.
         fdb: MAC → VTEP, and who says so.
         flood: Where copies go, in order.
+        routes: Subnet → VTEP, None for our own, and who says so.
+        nodes: The nodes of a routed network, as the host's kernel must know them.
     """
 
     vteps: Mapping[VtepId, Vtep] = field(default_factory=dict)
     neighbors: Mapping[IpAddress, tuple[Mac, Origin]] = field(default_factory=dict)
     fdb: Mapping[Mac, tuple[VtepId, Origin]] = field(default_factory=dict)
     flood: tuple[VtepId, ...] = ()
+    routes: Mapping[IpNetwork, tuple[VtepId | None, Origin]] = field(default_factory=dict)
+    nodes: tuple[NodeSubnet, ...] = ()
 
 
 DesiredTables = Mapping[NetworkId, DesiredNetwork]
 
 
 class NetworkIntent(NetworkKind, Protocol):
-    """What the operator says of a network, as far as the tables are concerned."""
+    """What the operator says of a network, as far as the tables are concerned.
+
+    `subnet` is None in a bridged network, and in a routed one that has not leased its own yet.
+    """
 
     @property
     def vteps(self) -> tuple[Vtep, ...]: ...
+    @property
+    def network(self) -> IpNetwork | None: ...
+    @property
+    def subnet(self) -> IpNetwork | None: ...
+    @property
+    def nodes(self) -> tuple[NodeSubnet, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +91,12 @@ class OwnPart:
     Attributes:
         macs: Behind our device, the device's own first; with what others claim decides who has them.
         ips: Ours, which nobody else answers for.
+        pool_id: Whose leases we go by; empty: nobody's.
     """
 
     macs: tuple[LocalMac, ...] = ()
     ips: tuple[tuple[IpAddress, Mac], ...] = ()
+    pool_id: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +136,8 @@ def survey(
             sharers[each.network].append((node.name, each.theirs))
     tables = {}
     for network in networks:
-        plan = _Bridged(network, own.underlays, own.parts.get(network.id, OwnPart()))
+        kind = _Bridged if network.mode == BRIDGE else _Routed
+        plan = kind(network, own.underlays, own.parts.get(network.id, OwnPart()))
         for name, theirs in sharers[network.id]:
             plan.join(name, theirs)
         tables[network.id] = plan.tables()
@@ -117,7 +146,7 @@ def survey(
 
 
 def claimed(network: NetworkIntent, nodes: Iterable[Node]) -> dict[Mac, int]:
-    """Which MACs other nodes say are behind them in this network, and the highest sequence they say it by."""
+    """Which MACs others say are behind them in this network, and the highest sequence they say it by."""
     claims: dict[Mac, int] = {}
     for node in nodes:
         shared, _ = pair([network], node.networks, node.name)
@@ -126,22 +155,22 @@ def claimed(network: NetworkIntent, nodes: Iterable[Node]) -> dict[Mac, int]:
     return claims
 
 
-class _Bridged:
-    """One Ethernet segment, as it grows node by node, in the order of their names."""
+BRIDGE = "bridge"
+
+
+class _Plan:
+    """One network, as it grows: which nodes have it, and where each of them receives."""
 
     def __init__(self, network: NetworkIntent, underlays: Sequence[IpAddress], own: OwnPart) -> None:
         self.troubles: list[Trouble] = []
+        self._network = network
         self._id = network.id
         self._underlays = underlays
         self._vteps = {vtep.address: vtep for vtep in network.vteps}
         self._node_at: dict[VtepId, str] = {}
-        self._vtep_of: dict[str, VtepId] = {}
-        self._own_macs = {each.mac: each.sequence for each in own.macs}
+        self._own = own
         self._own_device = own.macs[0].mac if own.macs else None
-        self._own_ips = dict(own.ips)
-        self._claims: dict[Mac, list[tuple[int, str]]] = {}
         self._devices: dict[Mac, str] = {}
-        self._ips: dict[IpAddress, tuple[Mac, str]] = {}
 
     def join(self, name: str, theirs: NetworkRecord) -> None:
         """Another node has this network too."""
@@ -149,14 +178,16 @@ class _Bridged:
         if vtep is None:
             return
         self._node_at[vtep.address] = name
-        self._vtep_of[name] = vtep.address
-        self._vteps.setdefault(vtep.address, vtep)
         if theirs.mac is not None:
             self._note_device(name, theirs.mac)
-        for local in theirs.macs:
-            self._claims.setdefault(local.mac, []).append((local.sequence, name))
-        for address, mac in theirs.ips:
-            self._note_ip(name, address, mac)
+        self._take(name, self._vteps.get(vtep.address, vtep), theirs)
+
+    def _take(self, name: str, vtep: Vtep, theirs: NetworkRecord) -> None:
+        raise NotImplementedError
+
+    def tables(self) -> DesiredNetwork:
+        """What this network's tables must hold."""
+        raise NotImplementedError
 
     def _usable(self, name: str, theirs: NetworkRecord) -> Vtep | None:
         """The first of its addresses that we can send to; a node is one VTEP to us."""
@@ -188,6 +219,29 @@ class _Bridged:
                 "one is a copy of the other: give it another MAC (ip link set dev … address …)",
             )
 
+    def _complain(self, problem: str, fix: str) -> None:
+        self.troubles.append(Trouble(problem, fix))
+
+
+class _Bridged(_Plan):
+    """One Ethernet segment."""
+
+    def __init__(self, network: NetworkIntent, underlays: Sequence[IpAddress], own: OwnPart) -> None:
+        super().__init__(network, underlays, own)
+        self._vtep_of: dict[str, VtepId] = {}
+        self._own_macs = {each.mac: each.sequence for each in own.macs}
+        self._own_ips = dict(own.ips)
+        self._claims: dict[Mac, list[tuple[int, str]]] = {}
+        self._ips: dict[IpAddress, tuple[Mac, str]] = {}
+
+    def _take(self, name: str, vtep: Vtep, theirs: NetworkRecord) -> None:
+        self._vtep_of[name] = vtep.address
+        self._vteps.setdefault(vtep.address, vtep)
+        for local in theirs.macs:
+            self._claims.setdefault(local.mac, []).append((local.sequence, name))
+        for address, mac in theirs.ips:
+            self._note_ip(name, address, mac)
+
     def _note_ip(self, name: str, address: IpAddress, mac: Mac) -> None:
         if address in self._own_ips:
             known, holder = self._own_ips[address], "this node"
@@ -200,7 +254,7 @@ class _Bridged:
             )
 
     def tables(self) -> DesiredNetwork:
-        """What this network's tables must hold."""
+        """Every VTEP gets a copy of what is replicated: the underlay is taken to carry no multicast."""
         fdb = dict(self._fdb())
         neighbors = {
             address: (mac, Origin.CONTROL)
@@ -217,5 +271,71 @@ class _Bridged:
             if not is_ours and mac != self._own_device:
                 yield mac, (self._vtep_of[name], Origin.CONTROL)
 
-    def _complain(self, problem: str, fix: str) -> None:
-        self.troubles.append(Trouble(problem, fix))
+
+class _Routed(_Plan):
+    """A subnet for each node.  As Flannel has it, its base address is the node's own; nothing is flooded."""
+
+    def __init__(self, network: NetworkIntent, underlays: Sequence[IpAddress], own: OwnPart) -> None:
+        super().__init__(network, underlays, own)
+        self._nodes = [(node, Origin.STATIC) for node in network.nodes]
+        self._taken = {node.subnet: str(node.vtep.address) for node in network.nodes}
+        self._static = {node.subnet for node in network.nodes}
+        if network.subnet is not None:
+            self._taken[network.subnet] = "this node"
+
+    def _take(self, name: str, vtep: Vtep, theirs: NetworkRecord) -> None:
+        pool_id = theirs.leases.pool_id if theirs.leases is not None else b""
+        if pool_id and self._own.pool_id and pool_id != self._own.pool_id:
+            return  # two pools do not merge: `leases` says so
+        if self._network.vni is not None and theirs.mac is None:
+            return  # not open yet, over there
+        for subnet in theirs.subnets:
+            if self._may_have(name, subnet):
+                self._taken[subnet] = name
+                mac = theirs.mac if self._network.vni is not None else None
+                self._nodes.append((NodeSubnet(vtep, subnet, mac), Origin.CONTROL))
+
+    def _may_have(self, name: str, subnet: IpNetwork) -> bool:
+        """Whether a node's subnet is of this network, and nobody else's."""
+        if subnet in self._static:
+            return False  # the operator has said whose it is
+        whole = self._network.network
+        if whole is None or not is_within(subnet, whole):
+            self._complain(
+                f"{name} says it has {subnet}, outside network {self._id}, which is {whole}",
+                f"make `network` of [[network]] {self._id} the same on both",
+            )
+            return False
+        for other, holder in self._taken.items():
+            if other.version == subnet.version and other.overlaps(subnet):
+                self._complain(
+                    f"{name} and {holder} both have the subnet {subnet} of network {self._id}",
+                    "give one of them another `subnet`, or have it leased again: move its leases.json away",
+                )
+                return False
+        return True
+
+    def tables(self) -> DesiredNetwork:
+        """What this network's tables must hold."""
+        with_mac = [(node, node.mac, origin) for node, origin in self._nodes if node.mac is not None]
+        own = self._network.subnet
+        routes: dict[IpNetwork, tuple[VtepId | None, Origin]] = {}
+        if own is not None:
+            routes[own] = None, Origin.STATIC
+        routes |= {node.subnet: (node.vtep.address, origin) for node, origin in self._nodes}
+        return DesiredNetwork(
+            vteps={node.vtep.address: node.vtep for node, _ in self._nodes},
+            neighbors={node.subnet.network_address: (mac, origin) for node, mac, origin in with_mac},
+            fdb={mac: (node.vtep.address, origin) for node, mac, origin in with_mac},
+            routes=routes,
+            nodes=tuple(node for node, _ in self._nodes),
+        )
+
+
+def is_within(subnet: IpNetwork, network: IpNetwork) -> bool:
+    """Whether the subnet is the network, or a part of it."""
+    return (
+        subnet.version == network.version
+        and subnet.prefixlen >= network.prefixlen
+        and int(network.network_address) <= int(subnet.network_address) <= int(network.broadcast_address)
+    )

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
+from control.intent.desired import is_within
 from control.intent.leasememory import LeaseMemory
 from control.intent.shared import Trouble
 from control.membership.recordwire import (
@@ -161,6 +162,7 @@ class Leases:
     Args:
         memory: What the disk holds of it; None: nothing, or nothing that can be read.
         is_first: Whether this node has never run: only then is an empty book a new one.
+        wants: Whether we want a subnet; a founder whose own is static only grants.
         now: Monotonic seconds, as in every call.
 
     Raises:
@@ -168,7 +170,14 @@ class Leases:
     """
 
     def __init__(
-        self, plan: LeasePlan, own: Self, memory: LeaseMemory | None, *, is_first: bool, now: float
+        self,
+        plan: LeasePlan,
+        own: Self,
+        memory: LeaseMemory | None,
+        *,
+        is_first: bool,
+        now: float,
+        wants: bool = True,
     ) -> None:
         if memory is not None and memory.pool_id != plan.pool_id:
             raise LeaseError(
@@ -181,6 +190,7 @@ class Leases:
         self._pending: LeaseMemory | None = None
         self._is_writing = False
         self._unwritten = ""
+        self._wants = wants
         self._asks = ""
         self._knows: dict[str, str] = {}
         self._words: tuple[Word, ...] = ()
@@ -262,7 +272,7 @@ class Leases:
             yield Trouble("this founder has no subnet left to grant", "weft leases release SUBNET")
         if self._unwritten:
             yield Trouble(f"leases are not on disk: {self._unwritten}", "free its disk, make it writable")
-        if self._memory.held is None and not self._asks:
+        if self._wants and self._memory.held is None and not self._asks:
             names = ", ".join(self.plan.founders)
             yield Trouble(
                 f"no founder here to lease a subnet of: {names}", "start one of them, or set `subnet`"
@@ -379,7 +389,7 @@ class Leases:
             and not grant.is_released
             and self.plan.slot_of(grant.subnet) in self.plan.block(founder)
         ]
-        return replace(memory, held=found[0]) if found else memory
+        return replace(memory, held=found[0]) if found and self._wants else memory
 
     def _is_ours(self, grant: Grant) -> bool:
         return (grant.node, grant.weft_id) == (self._own.name, self._own.weft_id)
@@ -396,7 +406,7 @@ class Leases:
         }
         if self._is_founder and not memory.fence and self._free_slots(limit=1):
             able.add(self._own.name)
-        if memory.held is not None:
+        if memory.held is not None or not self._wants:
             self._asks = ""
         elif self._asks not in able:
             self._asks = min(able, key=self._preference, default="")
@@ -560,15 +570,7 @@ def _pool_troubles(plan: LeasePlan, words: Iterable[Word]) -> Iterable[Trouble]:
                 "make `founders` and `network` the same on every node; until then nothing of it is used",
             )
         for subnet in word.subnets:
-            if not _is_within(subnet, plan.network):
+            if not is_within(subnet, plan.network):
                 yield Trouble(
                     f"{word.name} says it has {subnet}, outside {plan.network}", f"mend {word.name}"
                 )
-
-
-def _is_within(subnet: IpNetwork, network: IpNetwork) -> bool:
-    return (
-        subnet.version == network.version
-        and subnet.prefixlen >= network.prefixlen
-        and int(network.network_address) <= int(subnet.network_address) <= int(network.broadcast_address)
-    )

@@ -1,7 +1,7 @@
 """The plan from what is to what must be: ordered, idempotent steps, each a delta for `Tables.apply`.
 
-    programmed   VTEP → neighbor → FDB → flood list
-    withdrawn    flood list → FDB → neighbor → VTEP
+    programmed   VTEP → neighbor → FDB → flood list → route
+    withdrawn    route → flood list → FDB → neighbor → VTEP
 
 A frame may come between any two steps.  In this order none is ever flooded to a VTEP that is not there,
 nor sent to one by an entry that outlived it; and a question is answered before its answer is reachable,
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from control.intent.desired import DesiredNetwork, DesiredTables
 from overlay.addr import NetworkId, format_mac
 from overlay.fdb import Origin
+from overlay.route import Route
 from overlay.tables import (
     Change,
     FdbRemove,
@@ -24,6 +25,8 @@ from overlay.tables import (
     NeighborRemove,
     NeighborReplace,
     NetworkTables,
+    RouteRemove,
+    RouteReplace,
     TableDelta,
     Tables,
     VtepRemove,
@@ -61,6 +64,10 @@ def _plan(
     # One replacement both programs and withdraws: it stands between the two halves.
     if actual.flood.vteps() != wanted.flood:
         yield f"{network}: flood to {len(wanted.flood)} VTEPs", FloodReplace(network, wanted.flood)
+    for subnet, (vtep, origin) in wanted.routes.items():
+        if actual.routes.find(subnet) != Route(subnet, vtep, origin):
+            what = f"{network}: {subnet} is {'ours' if vtep is None else f'behind {vtep}'}"
+            yield what, RouteReplace(network, subnet, vtep, origin)
     yield from _withdrawn(network, wanted, actual)
 
 
@@ -85,6 +92,9 @@ def _programmed(
 def _withdrawn(
     network: NetworkId, wanted: DesiredNetwork, actual: NetworkTables
 ) -> Iterator[tuple[str, Change]]:
+    for route in actual.routes.routes():
+        if route.subnet not in wanted.routes:
+            yield f"{network}: forget {route.subnet}", RouteRemove(network, route.subnet)
     for entry in actual.fdb.entries():
         if entry.origin is not Origin.LEARNED and entry.mac not in wanted.fdb:
             yield f"{network}: forget {format_mac(entry.mac)}", FdbRemove(network, entry.mac)

@@ -46,6 +46,7 @@ MEMBERS_MAX = 8192
 QUEUE_MIN = 4096  # rumors
 STREAMS_MAX = 32
 STREAM_OCTETS = 4 << 20
+NACK_AFTER = 0.8  # of the probe time-out: later a nack comes back after the asker's interval is over
 RELAYS_PER_SECOND = 10  # indirect probes made for one requester
 RELAYS_MAX = 1024
 AMPLIFICATION = 3  # octets we answer per octet asked, to whoever the sender's address says it is

@@ -177,6 +177,7 @@ class Refusal(Enum):
     ROSTER_FULL = "no room for another member"
     STREAMS_FULL = "too many streams at once"
     UNKNOWN_QUERIER = "a query whose source is not one known member"
+    ANSWER_LIMIT = "a query whose answer is more than three times as long"
     CLOCK_JUMP = "a Lamport time too far ahead"
     STALE = "heard before, or too old to be told from that"
     NOT_A_PEER = "weft's own message from somebody without weft's tags"

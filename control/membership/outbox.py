@@ -54,12 +54,14 @@ class Outbox:
         """A datagram of that size came in: what `answer` sends from here on is on its account."""
         self._answer_octets = AMPLIFICATION * asked_octets
 
-    def answer(self, to: Endpoint, message: bytes) -> bool:
+    def answer(self, to: Endpoint, message: bytes, *, with_rumors: bool = True) -> bool:
         """Send this message on the account of the datagram being answered; False if it is used up."""
         least = len(message) + self._envelope.extra + CRC_OCTETS
         if least > self._answer_octets:
             return False
-        self._answer_octets -= self._pack(to, [message], min(self._octets, self._answer_octets))
+        # A question may stand behind a ping in one datagram: rumors leave half of the account for its answer.
+        budget = min(self._octets, self._answer_octets // 2) if with_rumors else 0
+        self._answer_octets -= self._pack(to, [message], budget)
         return True
 
     def _pack(self, to: Endpoint, messages: list[bytes], budget: int) -> int:

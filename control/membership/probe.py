@@ -5,8 +5,9 @@
     interval × (1 + health)   no ack by now: suspect it
 
 One probe is under way at a time.  An ack counts whenever it comes before the interval ends, by whichever way.
-Who was asked to ask and hears nothing says so (a nack): nacks that do not come mean that it is we who are cut
-off.  A target that answers TCP only is alive behind a bad firewall: it is reported, not suspected.
+Who was asked to ask and hears nothing says so (a nack), in time to be heard before the interval ends: nacks
+that do not come mean that it is we who are cut off.  A target that answers TCP only is alive behind a bad
+firewall: it is reported, not suspected.
 
 We ask on behalf of others too, but only members we know, and only so often for one requester: an indirect
 ping is otherwise a way to have us send datagrams to anybody.
@@ -17,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from control.membership.config import RELAYS_MAX, RELAYS_PER_SECOND
+from control.membership.config import NACK_AFTER, RELAYS_MAX, RELAYS_PER_SECOND
 from control.membership.events import Refusal
 from control.membership.limits import RateLimit
 from control.membership.member import NACK_SINCE, TCP_PING_SINCE, MemberState
@@ -149,7 +150,7 @@ class Prober:
         if not self._outbox.answer(target.endpoint, encode(Ping(seq, target.name))):
             return Refusal.RELAY_LIMIT
         self._relays[seq] = Relay(sender, request.seq, request.wants_nack)
-        self._timers.set(self._timers.now + self._config.probe_timeout, Alarm.NACK, seq)
+        self._timers.set(self._timers.now + NACK_AFTER * self._config.probe_timeout, Alarm.NACK, seq)
         return None
 
     def expire_relay(self, seq: int) -> None:

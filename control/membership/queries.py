@@ -1,8 +1,9 @@
 """Serf's questions to the pool: those we answer, and those about keys we ask.
 
 A question names its own return address, so anybody could have us answer anybody.  We answer a member we
-know, at the very address we know it at, and nobody else; a filter by regular expression on tags is not
-evaluated, so such a question is never for us; nothing is relayed.
+know, at the very address we know it at, and nobody else, within three times the octets that brought the
+question unless the pool is encrypted; a filter by regular expression on tags is not evaluated, so such a
+question is never for us; nothing is relayed.
 """
 
 from __future__ import annotations
@@ -68,12 +69,12 @@ class Queries:
         if asker is None or query.source_node not in ("", asker.name) or not asker.is_here:
             self._context.refuse(Refusal.UNKNOWN_QUERIER)
             return
-        if query.flags & FLAG_ACK:
-            self._respond(query, b"", flags=FLAG_ACK)
         if query.name == CONFLICT:
             self._answer_conflict(query)
         elif step := STEPS.get(query.name):
             self._answer_keys(query, step)
+        if query.flags & FLAG_ACK:  # last: what it leaves of the answer's account is for it
+            self._respond(query, b"", flags=FLAG_ACK)
 
     def _answer_conflict(self, query: Query) -> None:
         """Say whom we hold to have the disputed name.
@@ -99,7 +100,10 @@ class Queries:
     def _respond(self, query: Query, payload: bytes, *, flags: int = 0) -> None:
         response = QueryResponse(query.time, query.number, self._context.name, flags, payload)
         message = encode(User(encode_query_response(response)))
-        self._context.outbox.send(query.source, message, with_rumors=False)
+        if self._keyring:  # whoever asks has the key: an answer about many keys is long, and may be
+            self._context.outbox.send(query.source, message, with_rumors=False)
+        elif not self._context.outbox.answer(query.source, message, with_rumors=False):
+            self._context.refuse(Refusal.ANSWER_LIMIT)
 
     # Asked by us.
 

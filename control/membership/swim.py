@@ -37,7 +37,7 @@ from control.membership.events import (
     UdpBlocked,
 )
 from control.membership.exchange import SEEDS_PER_ROUND, Exchange
-from control.membership.member import Endpoint, MemberState
+from control.membership.member import GONE, Endpoint, MemberState
 from control.membership.presence import Presence
 from control.membership.probe import Prober
 from control.membership.timers import Alarm
@@ -251,7 +251,7 @@ class Swim:
         match message:
             case Ping(seq, node):
                 if node in ("", self.context.name):
-                    self.context.outbox.answer(sender, encode(Ack(seq)))
+                    self._answer_ping(seq, sender)
                 else:
                     self.context.refuse(Refusal.NOT_FOR_US)
             case Ack(seq):
@@ -270,6 +270,22 @@ class Swim:
                 self._beliefs.hear(Claim(MemberState.ALIVE, node, incarnation, node, raw, message))
             case User(body):
                 self.context.layer.user_message(body, sender, now=self.context.now)
+
+    def _answer_ping(self, seq: int, sender: Endpoint) -> None:
+        """An ack; and whoever we hold to be gone hears of it with the ack, and can refute.
+
+        Nobody gossips to those that left, nor long to the dead: one that was only said to be would otherwise
+        not hear of it before its next push-pull, half a minute or more.
+        """
+        context, ack = self.context, encode(Ack(seq))
+        asker = context.roster.at(sender)
+        if asker is None or asker.state not in GONE:
+            context.outbox.answer(sender, ack)
+            return
+        accuser = asker.name if asker.state is MemberState.LEFT else context.name
+        context.outbox.answer(sender, ack, with_rumors=False)
+        notice = encode(Dead(asker.incarnation, asker.name, accuser))
+        context.outbox.answer(sender, notice, with_rumors=False)
 
     def _probe_next(self) -> None:
         failed = self._prober.conclude()

@@ -1,6 +1,7 @@
 """The local API: what the daemon shows of itself, as JSON over HTTP/1.1 on a Unix socket.
 
     GET /v1/status /v1/peers /v1/fdb /v1/neigh /v1/flows /v1/drops /v1/config     {"schema": …, "data": …}
+    GET /v1/routes                                                               the same, of routed networks
     GET /v1/members                                                              the pool, itself included
     GET /v1/watch                                                                one such object a line
     POST /v1/join {"hosts"} /v1/leave /v1/keys {"step", "key"}                   the pool is asked
@@ -41,6 +42,7 @@ from control.operator.views import (
     NeighView,
     NetworkView,
     PeerView,
+    RouteView,
     StatusView,
     TrafficView,
     WatchEvent,
@@ -64,6 +66,7 @@ class Introspection(Protocol):
     def peers(self) -> Sequence[PeerView]: ...
     def fdb(self) -> Sequence[FdbView]: ...
     def neighbors(self) -> Sequence[NeighView]: ...
+    def routes(self) -> Sequence[RouteView]: ...
     def flows(self) -> Sequence[FlowView]: ...
     def traffic(self) -> Sequence[TrafficView]: ...
     def config(self) -> Config: ...
@@ -176,6 +179,9 @@ class ApiServer:
             ),
             "/v1/flows": self._shows(
                 views.FLOWS, lambda only: [e for e in daemon.flows() if not only or e.network == only.name]
+            ),
+            "/v1/routes": self._shows(
+                views.ROUTES, lambda only: [e for e in daemon.routes() if not only or e.network == only.name]
             ),
             "/v1/drops": self._shows(views.DROPS, self._drops),
             "/v1/config": self._shows(views.CONFIG, lambda _: self._config()),

@@ -14,8 +14,13 @@ from control.operator.fields import IPV6_MTU_MIN
 from control.operator.problems import Finding
 from control.operator.schema import Config, Encap, Engine, Mode, NetworkConfig
 from control.operator.toml_lines import TomlPath
+from overlay.addr import Mac, Vtep, format_mac
 
-ROUTED_ONLY = ("network", "net_conf", "subnet", "founders", "subnet_file")
+# From the specification
+SUBNET_ADDRESSES_MIN = 4  # the base is the tunnel device's, the next a bridge's: Flannel takes no /31 either
+
+# Ours
+ROUTED_ONLY = ("network", "net_conf", "subnet", "founders", "subnet_file", "masquerade")
 
 
 def contradictions(config: Config) -> Iterator[Finding]:
@@ -104,8 +109,13 @@ def _subnets(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
     """Each node's subnet lies in the network and overlaps no other."""
     if network.network is None and network.net_conf is None:
         yield Finding((*at, "network"), "expected the whole overlay's subnet, or net_conf, found neither")
-    if network.network is not None and network.net_conf is not None:
-        yield Finding((*at, "net_conf"), "expected network or net_conf, found both")
+    if network.network is not None and network.network.version == 6 and network.encap is Encap.FLANNEL_UDP:
+        yield Finding((*at, "network"), "expected an IPv4 network: flannel-udp carries nothing else")
+    if network.subnet is not None and network.subnet.num_addresses < SUBNET_ADDRESSES_MIN:
+        yield Finding(
+            (*at, "subnet"), f"expected room for containers beside the base, found {network.subnet}"
+        )
+    yield from _nodes(network, at)
     taken = [((*at, "subnet"), network.subnet)]
     taken += [((*at, "peers", index, "subnet"), peer.subnet) for index, peer in enumerate(network.peers)]
     for number, (here, subnet) in enumerate(taken):
@@ -120,7 +130,24 @@ def _subnets(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
             yield Finding(here, f"{subnet} is outside the network {whole}")
         for _, earlier in taken[:number]:
             if earlier is not None and earlier.version == subnet.version and earlier.overlaps(subnet):
-                yield Finding(here, f"{subnet} overlaps {earlier}")
+                yield Finding(
+                    here, f"{subnet} overlaps {earlier}" if subnet != earlier else f"{subnet} is taken"
+                )
+
+
+def _nodes(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
+    """Each peer of a routed network says what is behind it, and over VXLAN which MAC its device has."""
+    seen: dict[Mac, Vtep] = {}
+    for index, peer in enumerate(network.peers):
+        here = (*at, "peers", index)
+        if peer.subnet is None:
+            yield Finding((*here, "subnet"), "expected the subnet behind this peer, found nothing")
+        if network.encap is not Encap.VXLAN:
+            continue
+        if peer.mac is None:
+            yield Finding((*here, "mac"), "expected the MAC of this peer's tunnel device, found nothing")
+        elif seen.setdefault(peer.mac, peer.vtep) is not peer.vtep:
+            yield Finding((*here, "mac"), f"{format_mac(peer.mac)} is the peer {seen[peer.mac].address}'s")
 
 
 def _twice(config: Config, key: str, identity: Callable[[NetworkConfig], str | None]) -> Iterator[Finding]:
@@ -159,7 +186,8 @@ def unsupported(config: Config) -> Iterator[Finding]:
     if config.node.engine is Engine.NATIVE:
         yield Finding(("node", "engine"), "this build has no native engine yet", '"auto"')
     for index, network in enumerate(config.networks):
-        if network.encap is Encap.FLANNEL_UDP:
-            yield Finding(("network", index, "encap"), "this build cannot carry flannel-udp yet")
-        elif network.mode is Mode.ROUTED:
-            yield Finding(("network", index, "mode"), "this build cannot route yet, only bridge", '"bridge"')
+        if network.mode is Mode.ROUTED and network.subnet is None:
+            why = "expected this node's subnet, found none: this build cannot lease one yet"
+            yield Finding(("network", index, "subnet"), why)
+        if network.founders:
+            yield Finding(("network", index, "founders"), "this build cannot grant leases yet")

@@ -25,7 +25,8 @@ from typing import Any, get_args, get_origin
 from pydantic import ValidationError
 
 from control.operator.checks import contradictions, unsupported
-from control.operator.fields import Range, is_name
+from control.operator.fields import Range, found, is_name
+from control.operator.net_conf import read_net_conf
 from control.operator.problems import DEFAULT, Finding, Origin, dotted, finding_of, problem
 from control.operator.schema import (
     FLANNEL_UDP_PORT,
@@ -261,7 +262,27 @@ class _Layers:
             self.findings.append(Finding(("network",), "expected a [[network]] table or --vni, found none"))
         for index, network in enumerate(networks if isinstance(networks, list) else []):
             if isinstance(network, dict):
+                self._add_net_conf(network, index)
                 _fill_network(network, index)
+
+    def _add_net_conf(self, network: Document, index: int) -> None:
+        """What Flannel's file says, under what the operator's own does not."""
+        path = network.get("net_conf")
+        if not isinstance(path, str) or network.get("mode", Mode.ROUTED) != Mode.ROUTED:
+            return  # a key's own problem
+        network.setdefault("mode", Mode.ROUTED.value)
+        here: TomlPath = ("network", index)
+        conf = read_net_conf(path)
+        if network.get("network", conf.keys.get("network")) != conf.keys.get("network"):
+            self.findings.append(Finding((*here, "net_conf"), "expected network or net_conf, found both"))
+            return
+        self.findings += [Finding((*here, "net_conf"), each.why, each.suggestion) for each in conf.mistakes]
+        for key, value in conf.keys.items():
+            if key not in network:
+                network[key] = value
+                self.origins[(*here, key)] = Origin(path)
+            elif network[key] != value:
+                self.findings.append(Finding((*here, key), f"{path} says {found(value)}"))
 
 
 def _fill_network(network: Document, index: int) -> None:

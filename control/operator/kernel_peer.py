@@ -1,8 +1,9 @@
-"""The commands that make a host with the kernel's vxlan module a member of one of our networks.
+"""The commands that make a host with stock tools, the kernel's or Flannel's, a member of one of our networks.
 
 A kernel VTEP finds its peers in its FDB: an entry for the all-zero MAC is a line of its flood list
 (head-end replication), and from there it learns (RFC 7348 section 4.2).  So it needs a device with our
-VNI and port, one all-zero entry for this node and for every other peer, and an address of its own.
+VNI and port, one all-zero entry for this node and for every other peer, and an address of its own.  A
+routed network has no flood list; what a node of it needs stands in `flannel_peer`.
 
 Heads up: read ip-link(8), VXLAN Type Support, and bridge(8), bridge fdb append.
 """
@@ -16,12 +17,17 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 
 from control.operator.failure import ExitCode, Failure
-from control.operator.schema import Config, Encap, NetworkConfig
+from control.operator.flannel_peer import (
+    USUAL_UNDERLAY_MTU,
+    VXLAN_OVERHEAD,
+    flannel_commands,
+    kernel_commands,
+    per_peer,
+)
+from control.operator.schema import Config, Encap, Mode, NetworkConfig
 from overlay.addr import IpAddress, Vtep
 
 # Ours
-USUAL_UNDERLAY_MTU = 1500  # octets; the other host's underlay is not ours to ask
-VXLAN_OVERHEAD = {4: 50, 6: 70}  # octets: outer IP, UDP, VXLAN and inner Ethernet headers
 FLOOD_MAC = "00:00:00:00:00:00"
 
 
@@ -58,6 +64,8 @@ def membership(
     if own_address is not None:
         _validate(own_address)
     ours = _underlay_towards(config, route or _source_towards)
+    if network.mode is Mode.ROUTED:
+        return _of_routed(network, kernel_commands, ours)
     if not network.peers:
         return [Membership(None, _title("another host", network), _anybody(config, network, own_address))]
     return [
@@ -67,6 +75,33 @@ def membership(
             tuple(_commands(network, peer, _others(network, peer, ours(peer.address)), own_address)),
         )
         for peer in network.vteps
+    ]
+
+
+def flannel_membership(
+    config: Config, name: str | None, *, route: Callable[[IpAddress], IpAddress] | None = None
+) -> list[Membership]:
+    """The same for hosts that run flanneld.
+
+    Raises:
+        Failure: No such network, not a routed one, no peers, or our address is not known.
+    """
+    network = _network(config, name)
+    if network.mode is not Mode.ROUTED:
+        raise Failure(
+            f"{network.name} is bridged", why="Flannel only routes", advice="weft config peer --kernel …"
+        )
+    return _of_routed(network, flannel_commands, _underlay_towards(config, route or _source_towards))
+
+
+def _of_routed(
+    network: NetworkConfig,
+    commands: Callable[[NetworkConfig, IpAddress, IpAddress], Iterator[str]],
+    ours: Callable[[IpAddress], IpAddress],
+) -> list[Membership]:
+    return [
+        Membership(str(host), _title(f"the host {host}", network), lines)
+        for host, lines in per_peer(network, commands, ours)
     ]
 
 
@@ -145,7 +180,8 @@ def _anybody(config: Config, network: NetworkConfig, own_address: str | None) ->
 
 
 def _title(host: str, network: NetworkConfig) -> str:
-    return f"On {host}, as root: a member of {network.name} (VNI {network.vni}, UDP port {network.port})"
+    vni = "" if network.vni is None else f"VNI {network.vni}, "
+    return f"On {host}, as root: a member of {network.name} ({vni}UDP port {network.port})"
 
 
 def _commands(

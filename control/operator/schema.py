@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
+from control.intent.desired import NodeSubnet
 from control.operator.client import DEFAULT_SOCKET
 from control.operator.fields import (
     GOSSIP_PORT,
@@ -218,13 +219,15 @@ class NetworkConfig(Table):
     network: NetworkField | None = None
     """Routed: the whole overlay; or net_conf."""
     net_conf: PathField | None = None
-    """Routed: Flannel's net-conf.json instead of network."""
+    """Routed: Flannel's net-conf.json instead of network, encap, vni and port."""
     subnet: NetworkField | None = None
     """Routed: this node's subnet; left out, it is leased."""
     founders: tuple[NameField, ...] = _list()
     """Routed: the nodes that may grant leases."""
     subnet_file: PathField | None = None
     """Routed: where Flannel's subnet.env is written."""
+    masquerade: bool = False
+    """Routed: what leaves the overlay, or enters it from elsewhere, gets this host's address (nftables)."""
 
     @field_validator("peers", mode="before")
     @classmethod
@@ -247,6 +250,13 @@ class NetworkConfig(Table):
     def vteps(self) -> tuple[Vtep, ...]:
         """The static ones."""
         return tuple(peer.vtep for peer in self.peers)
+
+    @property
+    def nodes(self) -> tuple[NodeSubnet, ...]:
+        """Those with a subnet behind them."""
+        return tuple(
+            NodeSubnet(peer.vtep, peer.subnet, peer.mac) for peer in self.peers if peer.subnet is not None
+        )
 
 
 def _with_port(text: object, port: int) -> object:

@@ -226,8 +226,30 @@ class NeighView:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteView:
+    """weft.routes/1: behind which node a subnet is.
+
+    Attributes:
+        vtep: Its node's, None for this one's own.
+        via: The next hop the kernel is told, None where it is told none.
+        mac: That hop's.
+        state: `local` for our own, `static` or `control` by who says so.
+    """
+
+    network: str
+    subnet: str
+    vtep: str | None
+    via: str | None
+    mac: str | None
+    dev: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class FlowView:
     """weft.flows/1: a verdict that is remembered.  `direction` is egress or ingress.
+
+    Of bare packets `src` and `dst` are subnets, "" where any other will do as well.
 
     Attributes:
         verdict: In words: `deliver`, `encapsulate 192.0.2.2`, `replicate`, `drop UNKNOWN_VTEP`.

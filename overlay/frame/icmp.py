@@ -25,8 +25,10 @@ from overlay.frame.ipv6 import PROTOCOL_ICMPV6
 ICMP_LENGTH = 8  # octets
 ICMP_ECHO_REPLY = 0
 ICMP_UNREACHABLE = 3
+ICMP_NET_UNREACHABLE = 0  # the code of an unreachable
 ICMP_FRAGMENTATION_NEEDED = 4  # the code of an unreachable
 ICMP_ECHO_REQUEST = 8
+ICMP_TIME_EXCEEDED = 11  # its code is 0: in transit
 ICMP_ERRORS = frozenset({3, 4, 5, 11, 12})  # RFC 1122 section 3.2.2
 ICMPV6_TOO_BIG = 2
 ICMPV6_ECHO_REQUEST = 128

@@ -52,6 +52,7 @@ def weft_configuration(name: str, directory: Path, monkeypatch: pytest.MonkeyPat
         ("weft", "weft"),
         ("weft:python:rung1", "weft, python, rung 1"),
         ("weft:native:udp_gso=off,tap_gso=on", "weft, native, udp_gso=off, tap_gso=on"),
+        ("weft:python:vteps=1000", "weft, python, 1000 more VTEPs"),
         ("fastd", "fastd, method null"),
         ("ovs", "Open vSwitch, userspace datapath"),
     ],
@@ -70,6 +71,7 @@ def test_a_forwarder_has_a_name_and_a_title(name: str, title: str) -> None:
         ("weft:rung3", "'rung3'"),
         ("weft:udp_gso=perhaps", "'udp_gso=perhaps'"),
         ("weft:mtu=9000", "'mtu=9000'"),
+        ("weft:vteps=0", "'vteps=0'"),
         ("", "found ''"),
     ],
 )
@@ -89,6 +91,13 @@ def test_a_forced_rung_is_forced_in_the_configuration(
 def test_a_switch_overrides_the_rung_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = weft_configuration("weft:rung2:udp_gro=off", tmp_path, monkeypatch)
     assert told["offload"] == {"tap_gso": "on", "udp_gso": "on", "udp_gro": "off", "tunnel_gso": "on"}
+
+
+def test_silent_vteps_stand_beside_the_real_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = weft_configuration("weft:vteps=300", tmp_path, monkeypatch)
+    (network,) = cast("list[dict[str, list[str]]]", told["network"])
+    peers = network["peers"]
+    assert (len(set(peers)), peers[0], peers[-1]) == (301, "192.0.2.2", "198.18.1.44")
 
 
 def test_overlays_side_by_side_share_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

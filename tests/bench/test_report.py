@@ -103,3 +103,8 @@ def test_a_table_is_as_wide_as_its_widest_cell() -> None:
         "| a         | 1000 |",
         "| long name |    1 |",
     ]
+
+
+def test_a_bench_that_let_time_be_stolen_says_so() -> None:
+    assert "was stolen" not in render(a_record())
+    assert "up to 25% of the time was stolen" in render(replace(a_record(), steal_most=0.25))

@@ -201,6 +201,12 @@ def test_where_time_is_stolen_again_and_again_nothing_is_claimed() -> None:
         assert "stolen" in run.error
 
 
+def test_how_much_may_be_stolen_is_the_operators_to_say() -> None:
+    plan = plan_of(lambda _: outcome(1.0, ROBBED), forwarder("kernel"), pairs=1)
+    record, _ = performed(replace(plan, steal_most=ROBBED.stolen))
+    assert [(run.measures["gbit_s"], run.redone) for run in record.runs] == [(1.0, 0)] * 2
+
+
 def test_every_other_round_is_odd() -> None:
     seen = []
 

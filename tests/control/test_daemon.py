@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 from support.lab import ROOT, BuildLab, leaves_no_trace
-from support.serving import await_ready, eventually, exit_status, refused, serve, start, view
+from support.serving import PATIENCE_S, await_ready, eventually, exit_status, refused, serve, start, view
 from support.traffic import mac_of, open_in, type_in
 
 from bench.lab.commands import run_command
-from bench.lab.namespaces import Lab, Place
+from bench.lab.namespaces import Daemon, Lab, Place
 from bench.lab.topology import NodeKind, segment
 from control import daemon as daemon_module
 from control.network import UnderlaySurvey
@@ -267,6 +267,62 @@ def test_a_persistent_tap_keeps_its_mac_and_is_given_back_without_our_addresses(
     assert "10.9.0.200/24" in left
     assert "10.9.0.1/24" not in left
     assert "fd09::1" not in left
+
+
+# ── It is told anew ─────────────────────────────────────────────────────────────────────────────────────
+
+FILE = """\
+[node]
+name = "n1"
+underlay = ["192.0.2.1"]
+
+[[network]]
+name = "lab"
+vni = 42
+device = "weft0"
+mtu = {mtu}
+peers = {peers}
+"""
+
+
+def peers_of(daemon: Daemon) -> set[str]:
+    return {peer["name"] for peer in view(daemon, "peers")}
+
+
+def test_sighup_takes_over_changed_peers_and_names_what_needs_a_restart(n1: Place, tmp_path: Path) -> None:
+    file = tmp_path / "weft.toml"
+    with serve(n1, tmp_path, configuration=FILE.format(mtu=1400, peers='["192.0.2.2"]')) as daemon:
+        assert peers_of(daemon) == {"192.0.2.2"}
+        file.write_text(FILE.format(mtu=1300, peers='["192.0.2.3", "192.0.2.4"]'))
+        daemon.process.send_signal(signal.SIGHUP)
+        eventually("the peers are the new ones", lambda: peers_of(daemon) == {"192.0.2.3", "192.0.2.4"})
+        assert "needs a restart: network[0].mtu\n" in daemon.read_output()
+        assert view(daemon, "status")["networks"][0]["mtu"] == 1400
+
+        file.write_text(FILE.format(mtu=1300, peers='["nobody"]'))
+        daemon.process.send_signal(signal.SIGHUP)
+        eventually("it refuses", lambda: "configuration not reloaded: " in daemon.read_output())
+        assert peers_of(daemon) == {"192.0.2.3", "192.0.2.4"}
+        assert daemon.is_ready()
+
+
+def test_systemd_hears_that_it_is_ready_is_reloading_and_ends(
+    n1: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(PATIENCE_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        daemon = start(n1, tmp_path, *FLAGS)
+        assert systemd.recv(100) == b"READY=1"
+        # Ready means that all of it is there, the API too.
+        assert view(daemon, "status")["networks"][0]["device"] == "weft0"
+        daemon.process.send_signal(signal.SIGHUP)
+        assert systemd.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert systemd.recv(100) == b"READY=1"
+        daemon.process.terminate()
+        assert systemd.recv(100) == b"STOPPING=1"
+        assert exit_status(daemon) == 0, daemon.read_output()
 
 
 def test_a_list_that_changes_while_it_is_read_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import random
 import signal
 import socket
 import stat
+import statistics
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -42,6 +43,7 @@ from bench.lab import checks
 from bench.lab.commands import LabError
 from bench.lab.namespaces import Daemon, Lab, Place
 from bench.lab.topology import NodeKind, segment
+from control.membership.config import PROBE_INTERVAL, SUSPICION_MULT, suspicion_min
 from control.membership.secure import Envelope, Keyring, format_key
 from control.membership.wire import Ping, encode, encode_push_pull
 from control.operator.client import Client
@@ -49,6 +51,9 @@ from overlay.addr import IpAddress
 
 pytestmark = [*ROOT, pytest.mark.interop]
 
+JOIN_S = 3.0  # what is promised of a pool of five
+EXPECTED_DETECTION = 1.58  # seconds to the first suspicion: e / (e - 1) probe intervals, the SWIM paper
+TOLERANCE = 1.2
 DETECTION_S = 45.0  # a death in a pool this small takes seconds; this machine may have others to serve
 HEALING_S = 60.0
 TWO_MINUTES_S = 120.0
@@ -117,6 +122,29 @@ def test_five_are_one_pool_by_one_join_and_each_fate_is_known_to_all(start_lab: 
     leaver.process.terminate()
     assert exit_status(leaver) == 0, leaver.read_output()
     await_state(lab, "n4", "left", by=others(lab, "n4"))
+
+
+@pytest.mark.long_sim  # a minute: pytest -m long_sim tests/interop/test_pool.py
+@pytest.mark.timeout(300)
+def test_five_are_a_pool_in_three_seconds_and_a_death_is_known_within_the_model(start_lab: StartLab) -> None:
+    lab = start_lab(pool_of("swift", *[NodeKind.WEFT] * 5))
+    all_ready_at = time.monotonic()
+    everybody = dict.fromkeys((f"n{number}" for number in range(1, 6)), "alive")
+    for daemon in lab.daemons.values():
+        eventually("all are here", partial(holds, daemon, everybody))
+    assert time.monotonic() - all_ready_at < JOIN_S
+
+    took = []
+    for name in ("n5", "n4", "n3", "n2", "n5"):
+        eventually("all are here", lambda: all(holds(each, everybody) for each in lab.daemons.values()))
+        killed = lab.daemons.pop(name)
+        killed.process.kill()
+        killed_at = time.monotonic()
+        await_state(lab, name, "dead", by=others(lab, name))
+        took.append(time.monotonic() - killed_at)
+        start_daemons(lab, name)
+    model = EXPECTED_DETECTION + suspicion_min(SUSPICION_MULT, 5, PROBE_INTERVAL)
+    assert statistics.median(took) < TOLERANCE * model, took
 
 
 # ── Partitions ──────────────────────────────────────────────────────────────────────────────────────────
@@ -218,12 +246,16 @@ def test_weft_daemons_join_a_stock_pool(build_lab: BuildLab, tmp_path: Path) -> 
     tags = first.members()["n3"]["tags"]
     assert tags == member(lab.daemons["n4"], "n3")["tags"]
     assert tags.keys() >= {"weft_id", "weft_epoch"}
-    for name, daemon in lab.daemons.items():
-        daemon.process.terminate()
-        assert exit_status(daemon) == 0, daemon.read_output()
-        for agent in (first, second):
-            eventually("it has left", partial(agent.holds, {name: "left"}))
+    leaver, victim = lab.daemons["n3"], lab.daemons.pop("n4")
+    leaver.process.terminate()
+    assert exit_status(leaver) == 0, leaver.read_output()
+    for agent in (first, second):
+        eventually("it has left", partial(agent.holds, {"n3": "left"}))
     assert first.trouble() == []
+    victim.process.kill()
+    for agent in (first, second):
+        fates = {"n1": "alive", "n2": "alive", "n3": "left", "n4": "failed"}
+        eventually("it has failed", partial(agent.holds, fates), within_s=DETECTION_S)
 
 
 @needs_serf

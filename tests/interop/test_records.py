@@ -24,7 +24,7 @@ from support.traffic import Port, mac_of, pinging, ports, type_in
 
 from bench.lab import checks
 from bench.lab.namespaces import Daemon, Lab
-from bench.lab.topology import Address, NodeKind, Topology, segment
+from bench.lab.topology import Address, NodeKind, Setting, Topology, segment
 from overlay.addr import Mac, parse_mac
 from overlay.verdict import DropReason
 
@@ -100,10 +100,9 @@ def test_five_by_one_join_ping_at_once_and_outlive_one(
         start_daemons(lab, "n5")
         ready_at = time.monotonic()
         took = seconds_until_all_ping(lab, names(topology), since=ready_at)
+        told = f"five: all pairs ping {took:.2f} s after n5 was ready, {took + ready_at - started_at:.2f} s"
         with capsys.disabled():
-            print(
-                f"\n[five: all pairs ping {took:.2f} s after it was ready, {took + ready_at - started_at:.2f} s after"
-            )
+            print(f"\n[{told} after it was started")
         assert took <= TRAFFIC_WITHIN_S
 
         mac, lost = mac_of(lab["n5"], "weft0"), "192.0.2.5"
@@ -209,12 +208,12 @@ def _seen(port: Port) -> list[bytes]:
 # ── What does not fit together ──────────────────────────────────────────────────────────────────────────
 
 
-def unlike(name: str, **settings: object) -> Topology:
+def unlike(name: str, **settings: Setting) -> Topology:
     """Two nodes, the second with these settings of its network."""
     topology = segment(name, NodeKind.WEFT, NodeKind.WEFT)
     first, second = (in_pool(node) for node in topology.nodes)
     changed = {f"network.{key}": value for key, value in settings.items()}
-    odd = replace(second, settings={**second.settings, **changed})  # type: ignore[arg-type]
+    odd = replace(second, settings={**second.settings, **changed})
     return replace(topology, nodes=(first, odd))
 
 

@@ -2,8 +2,9 @@
 
     n1  weft, [offload] as told ──── veth pair, or wire-like ──── n2  weft as told, or kernel VXLAN
 
-Rung 1 exchanges frames for super-frames at four places (read from the device, sent, received, written to it),
-so each is switched off alone, and all of them: what one end joins the other may have to take apart.
+Frames are exchanged for super-frames at four places (read from the device, sent, received, written to it), so
+each is switched off alone, and all of them: what one end joins the other may have to take apart.  And each is
+insisted on, with all the others.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from overlay.verdict import DropReason
 
 pytestmark = [*ROOT, pytest.mark.interop]
 
-FEATURES = ("tap_gso", "udp_gso", "udp_gro")
+FEATURES = ("tap_gso", "udp_gso", "udp_gro", "tunnel_gso")
 WEFT, KERNEL = NodeKind.WEFT, NodeKind.KERNEL_VXLAN
 VETH, WIRE = UnderlayKind.VETH, UnderlayKind.WIRE_LIKE
 ADDRESSES = {"n1": ip_address("10.9.0.1"), "n2": ip_address("10.9.0.2")}
@@ -42,16 +43,26 @@ class World:
     peer: NodeKind
     kind: UnderlayKind
     version: int = 4
+    otherwise: str = "auto"
 
     def __str__(self) -> str:
         off = "all" if len(self.off) == len(FEATURES) else "+".join(self.off) or "none"
-        return f"off={off}-{self.peer.value.replace(' ', '-')}-{self.kind.value}-ipv{self.version}"
+        switches = f"off={off}-otherwise={self.otherwise}"
+        return f"{switches}-{self.peer.value.replace(' ', '-')}-{self.kind.value}-ipv{self.version}"
+
+    @property
+    def egress(self) -> str:
+        """The rung n1 must be on."""
+        if "udp_gso" in self.off:
+            return "plain"
+        is_super = self.kind is VETH and not {"tap_gso", "tunnel_gso"} & set(self.off)
+        return "super" if is_super else "batch"
 
     @property
     def topology(self) -> Topology:
         made = segment("rungs", WEFT, self.peer, underlay=Underlay(self.kind), underlay_version=self.version)
         n1, *others = made.nodes
-        settings = {f"offload.{feature}": "off" for feature in self.off}
+        settings = {f"offload.{each}": "off" if each in self.off else self.otherwise for each in FEATURES}
         return replace(made, nodes=(replace(n1, settings=settings), *others))
 
 
@@ -60,6 +71,7 @@ WORLDS += [World(FEATURES, peer, kind) for peer in (WEFT, KERNEL) for kind in (V
 WORLDS += [World((feature,), WEFT, WIRE) for feature in FEATURES]
 WORLDS += [World((feature,), KERNEL, VETH) for feature in FEATURES]
 WORLDS += [World((), WEFT, WIRE, version=6), World(FEATURES, KERNEL, VETH, version=6)]
+WORLDS += [World((), KERNEL, VETH, otherwise="on"), World((), WEFT, VETH, version=6, otherwise="on")]
 
 
 @pytest.fixture(scope="module", params=WORLDS, ids=str)
@@ -83,7 +95,7 @@ def lab(world: World) -> Iterator[Lab]:
 def test_the_status_tells_the_rungs_and_what_keeps_them_low(world: World, lab: Lab) -> None:
     (underlay,) = view(lab.daemons["n1"], "status")["underlays"]
     rungs = underlay["rungs"]
-    assert rungs["egress"] == ("plain" if "udp_gso" in world.off else "batch")
+    assert rungs["egress"] == world.egress
     assert rungs["ingress"] == ("plain" if "udp_gro" in world.off else "batch")
     for feature in FEATURES:
         assert (f'{feature} = "off"' in rungs["reason"]) == (feature in world.off)
@@ -127,4 +139,4 @@ def test_nothing_was_wrong_with_what_crossed(world: World, lab: Lab) -> None:
         told = drops(daemon)
         assert {reason: count for reason, count in told.items() if count and reason in FAULTS} == {}
     (underlay,) = view(lab.daemons["n1"], "status")["underlays"]
-    assert underlay["rungs"]["egress"] == ("plain" if "udp_gso" in world.off else "batch"), "was lowered"
+    assert underlay["rungs"]["egress"] == world.egress, "was lowered"

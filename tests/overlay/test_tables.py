@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import settings
@@ -24,6 +24,8 @@ from overlay.tables import (
     NeighborRemove,
     NeighborReplace,
     NetworkTables,
+    RouteRemove,
+    RouteReplace,
     TableDelta,
     Tables,
     VtepRemove,
@@ -31,6 +33,7 @@ from overlay.tables import (
     fdb_key,
     flood_key,
     neighbor_key,
+    route_key,
     vtep_key,
 )
 from overlay.verdict import TableKey
@@ -283,3 +286,19 @@ def test_who_unsubscribed_is_told_no_more() -> None:
     tables.unsubscribe(note)
     tables.apply(TableDelta((VtepReplace(LAB, Vtep(B, 4789)),)))
     assert len(told) == 1
+
+
+def test_a_route_is_a_place_of_its_own_and_goes_with_its_vtep() -> None:
+    tables = Tables()
+    tables.add_network(LAB)
+    subnet, own = ip_network("10.5.2.0/24"), ip_network("10.5.1.0/24")
+    with pytest.raises(TableError):
+        tables.apply(TableDelta((RouteReplace(LAB, subnet, A, Origin.STATIC),)))
+    route = RouteReplace(LAB, subnet, A, Origin.STATIC)
+    assert tables.apply(TableDelta((VtepReplace(LAB, Vtep(A, 8472)), route))) >= {route_key(LAB, subnet)}
+    assert tables.apply(TableDelta((route,))) == frozenset()
+    assert tables.apply(TableDelta((RouteReplace(LAB, own, None, Origin.STATIC),))) == {route_key(LAB, own)}
+    assert tables.apply(TableDelta((VtepRemove(LAB, A),))) == {vtep_key(LAB, A), route_key(LAB, subnet)}
+    assert [each.subnet for each in tables[LAB].routes.routes()] == [own]
+    assert tables.apply(TableDelta((RouteRemove(LAB, own),))) == {route_key(LAB, own)}
+    assert tables.apply(TableDelta((RouteRemove(LAB, own),))) == frozenset()

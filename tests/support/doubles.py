@@ -25,7 +25,7 @@ from support.clock import Clock
 from bench.lab.host import NO_OFFLOAD, SimulatedDevice
 from bench.lab.virtual import VirtualReactor
 from bench.lab.wire import Datagram, SimulatedPort, SimulatedUnderlay, SimulatedWire
-from overlay.addr import IpAddress, Mac, NetworkId, Vni, Vtep
+from overlay.addr import IpAddress, Mac, NetworkId, Vni, Vtep, VtepId
 from overlay.bridge import Bridge, BridgePolicy
 from overlay.errors import DeviceError
 from overlay.fdb import Origin
@@ -38,6 +38,7 @@ from tunnel.interfaces import (
     DatapathStatistics,
     Decider,
     FlowStatistics,
+    Hop,
     Point,
     Refusal,
     SockAddr,
@@ -191,6 +192,91 @@ class UnderlayDouble(SimulatedUnderlay):
         if self.send_errors:
             raise self.send_errors.popleft()
         self.sent.append(Sent(payload, address, source_port, tos))
+
+
+HOP = Hop(OWN_MAC, Mac(b"\x02\x5e\x00\x00\x00\xfe"), has_checksum=True)
+
+
+@dataclass(frozen=True)
+class SuperSent:
+    """One super-packet: what stood before the datagram, and the super-frame."""
+
+    before: bytes
+    frame: bytes
+
+
+class InjectTapDouble:
+    """An inject TAP that leads nowhere, and the ways one may fail.
+
+    Attributes:
+        written: What went through.
+        log: The same, where the test has it beside what else was sent.
+        write_errors: What the next writes raise instead.
+        lost: What `new_losses` answers next.
+    """
+
+    def __init__(self, device: str = "sim0", log: list[Any] | None = None) -> None:
+        self.device = device
+        self.written: list[SuperSent] = []
+        self.log = log if log is not None else []
+        self.write_errors: deque[OSError] = deque()
+        self.lost = 0
+
+    def write(self, buffers: Sequence[Buffer]) -> int:
+        if self.write_errors:
+            raise self.write_errors.popleft()
+        before, datagram = (bytes(buffer) for buffer in buffers)
+        sent = SuperSent(before, datagram[8:])
+        self.written.append(sent)
+        self.log.append(sent)
+        return len(before) + len(datagram)
+
+    def new_losses(self) -> int:
+        lost, self.lost = self.lost, 0
+        return lost
+
+
+class SuperDoorDouble(InjectTapDouble):
+    """A super door that is open until a test closes it."""
+
+    def __init__(self, hop: Hop = HOP, log: list[Any] | None = None) -> None:
+        super().__init__(log=log)
+        self.hop = hop
+        self.opened = True
+
+    def is_open(self, *, now: float) -> bool:
+        return self.opened
+
+
+class SuperDoorsDouble:
+    """The super doors a test has made, and what the engine asked of them.
+
+    Attributes:
+        wanted: VTEPs for which a door was wanted, each time.
+        shuts: (VTEP, why) of each door that was shut; it is gone then, unless `insists`.
+        lost: What `losses` answers.
+    """
+
+    def __init__(self, doors: dict[VtepId, SuperDoorDouble] | None = None) -> None:
+        self.doors = doors or {}
+        self.wanted: list[VtepId] = []
+        self.shuts: list[tuple[VtepId, str]] = []
+        self.insists = False
+        self.lost = 0
+
+    def door(self, vtep: VtepId) -> SuperDoorDouble | None:
+        return self.doors.get(vtep)
+
+    def want(self, vtep: VtepId) -> None:
+        self.wanted.append(vtep)
+
+    def shut(self, vtep: VtepId, why: str, *, now: float) -> None:
+        self.shuts.append((vtep, why))
+        if not self.insists:
+            del self.doors[vtep]
+
+    def losses(self) -> int:
+        return self.lost
 
 
 @dataclass(frozen=True)

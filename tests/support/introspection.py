@@ -28,6 +28,7 @@ from control.operator.views import (
     PeerCountsView,
     PeerView,
     RatesView,
+    RouteView,
     RungsView,
     StatusView,
     TrafficView,
@@ -68,6 +69,10 @@ FDB = (
 NEIGHBORS = (
     NeighView("10.9.0.2", "02:00:00:00:00:02", "weft0", "REACHABLE"),
     NeighView("10.5.2.0", "02:00:00:00:00:04", "flannel0", "PERMANENT"),
+)
+ROUTES = (
+    RouteView("pods", "10.5.1.0/24", None, None, None, "flannel0", "local"),
+    RouteView("pods", "10.5.2.0/24", "192.0.2.4", "10.5.2.0", "02:00:00:00:00:04", "flannel0", "static"),
 )
 FLOWS = (
     FlowView(
@@ -163,6 +168,9 @@ class FakeDaemon:
 
     def neighbors(self) -> Sequence[NeighView]:
         return NEIGHBORS
+
+    def routes(self) -> Sequence[RouteView]:
+        return ROUTES
 
     def flows(self) -> Sequence[FlowView]:
         return FLOWS

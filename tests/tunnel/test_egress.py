@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
 from support.doubles import (
+    HOP,
     LOCAL,
     OURS,
     OURS_V6,
@@ -30,6 +31,9 @@ from support.doubles import (
     VTEP_V6,
     Engine,
     MakeEngine,
+    SuperDoorDouble,
+    SuperDoorsDouble,
+    SuperSent,
     UnderlayDouble,
     Watcher,
     frame,
@@ -122,7 +126,7 @@ class Door:
     def __init__(self, make_engine: MakeEngine, *, vtep: IpAddress = VTEP_B, **others: Any) -> None:
         self.engine: Engine = make_engine(**others)
         self.engine.bind(MAC_B, vtep)
-        self.sends: list[Send] = []
+        self.sends: list[Any] = []  # of Send, and of SuperSent where there is a super door
         self.senders: list[SenderDouble] = []
         for underlay in self.engine.underlays:
             mine = [SenderDouble(underlay, sender.port, self.sends) for sender in underlay.senders]
@@ -541,6 +545,360 @@ def test_a_super_frame_that_lies_is_malformed_and_lowers_nothing(
     assert door.engine.drops_of(VTEP_B) == {DropReason.INNER_MALFORMED: 1}
     assert (door.ladder.egress(), door.ladder.explain().count("udp_gso")) == ("batch", 0)
     assert frames_of(door.super_frame(HOSTILE.whole, HOSTILE.header)) == HOSTILE.segments
+
+
+# ── The super door ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class SuperDoor(Door):
+    """The same with a super door to VTEP B, whose writes stand among the sends."""
+
+    def __init__(self, make_engine: MakeEngine, *, vtep: IpAddress = VTEP_B, **others: Any) -> None:
+        super().__init__(make_engine, vtep=vtep, **others)
+        self.door = SuperDoorDouble(log=self.sends)
+        self.doors = SuperDoorsDouble({vtep: self.door})
+        underlay = next(each for each in self.engine.underlays if each.address.version == vtep.version)
+        underlay.super_doors = self.doors
+        self.engine.datapath.reroute()
+
+    @property
+    def ways(self) -> list[str]:
+        """By which door each thing left."""
+        return ["super" if isinstance(each, SuperSent) else "lower" for each in self.sends]
+
+
+@every_burst
+def test_a_super_frame_leaves_by_an_open_door_in_one_write_and_is_one_sent(
+    make_engine: MakeEngine, burst: Burst
+) -> None:
+    door = SuperDoor(make_engine)
+    before, of_vtep = door.engine.statistics().ledger, door.engine.statistics().vteps[0]
+    door.super_frame(burst.whole, burst.header)
+    if burst.tags:
+        assert (door.ways, frames_of(door.sends)) == (["lower"] * len(door.sends), burst.segments)
+        return
+    assert [sent.frame for sent in door.door.written] == [burst.whole]
+    assert door.ways == ["super"]
+    after, now_of_vtep = door.engine.statistics().ledger, door.engine.statistics().vteps[0]
+    assert (after.received - before.received, after.sent - before.sent) == (1, 1)
+    assert after.generated == before.generated
+    assert now_of_vtep.sent_frames - of_vtep.sent_frames == 1
+    assert now_of_vtep.sent_octets - of_vtep.sent_octets == len(burst.whole)
+
+
+@pytest.mark.parametrize("vtep", [VTEP_B, VTEP_V6])
+@pytest.mark.parametrize("tos", [0, 1, 2, 3, 0xB8, 0xBA])
+def test_its_outer_headers_are_those_of_the_flows_socket(
+    make_engine: MakeEngine, vtep: IpAddress, tos: int
+) -> None:
+    door = SuperDoor(make_engine, vtep=vtep, vteps=(vtep,), addresses=(OURS if vtep is VTEP_B else OURS_V6,))
+    burst = Burst(octets=5000, size=1000, tos=tos)
+    door.door.opened = False
+    door.super_frame(burst.whole, burst.header)
+    lower = door.engine.sent[-1]
+    door.door.opened = True
+    door.super_frame(burst.whole, burst.header)
+    (sent,) = door.door.written
+    packet = Ether(sent.before[24:] + HEADER + sent.frame)
+    ip = packet.payload
+    assert (packet.src, packet.dst) == (HOP.source.hex(":"), HOP.destination.hex(":"))
+    assert (ip_address(ip.src), ip_address(ip.dst)) == (door.engine.underlay.address, vtep)
+    assert (packet["UDP"].sport, packet["UDP"].dport) == (lower.source_port, lower.to[1])
+    assert (ip.tos if vtep.version == 4 else ip.tc) == lower.tos == tos & 3
+
+
+def test_flows_spread_over_the_pools_ports_by_either_door(make_engine: MakeEngine) -> None:
+    door = SuperDoor(make_engine)
+    for sport in range(40_000, 40_100):
+        burst = Burst(octets=3000, size=1000, sport=sport)
+        door.super_frame(burst.whole, burst.header)
+    ports = {int.from_bytes(sent.before[-8:-6], "big") for sent in door.door.written}
+    assert ports == {sender.port for sender in door.senders}
+
+
+def test_while_the_door_is_closed_the_lower_one_is_taken(make_engine: MakeEngine) -> None:
+    door, burst = SuperDoor(make_engine), BURSTS["tcp4"]
+    for is_open in (True, False, True):
+        door.door.opened = is_open
+        door.super_frame(burst.whole, burst.header)
+    ways = door.ways
+    assert (ways[0], ways[-1], set(ways[1:-1])) == ("super", "super", {"lower"})
+    assert frames_of(door.sends[1:-1]) == burst.segments
+    assert door.doors.shuts == []
+
+
+def test_what_the_flow_batched_before_leaves_before_and_what_follows_follows(make_engine: MakeEngine) -> None:
+    door, burst = SuperDoor(make_engine), Burst(octets=5000, size=1000)
+    small = [replace(burst, octets=20, sequence=number).segments[0] for number in range(6)]
+    for each in small[:3]:
+        door.engine.device.transmit(each)
+    door.engine.device.transmit(burst.whole, burst.header)
+    for each in small[3:]:
+        door.engine.device.transmit(each)
+    door.engine.settle()
+    before, super_sent, after = door.sends
+    assert (before.frames, after.frames) == (tuple(small[:3]), tuple(small[3:]))
+    assert super_sent is door.door.written[0]
+
+
+TOO_LONG = Burst(octets=65_500 - 54, size=1398)  # 65500 octets of frame, 65508 with the VXLAN header
+OVERSIZED = Burst(octets=5000, size=1400)  # for a path of 1000
+BY_THE_LOWER_DOOR = {
+    "tagged": (BURSTS["tagged"].whole, BURSTS["tagged"].header),
+    "too long": (TOO_LONG.whole, TOO_LONG.header),
+    "an unfinished frame": (
+        unfinished(
+            udp4(b"x" * 99),
+            l4_at=34,
+            protocol=17,
+            addresses=ip_address(IP4_A).packed + ip_address(IP4_B).packed,
+        ),
+        struct.pack("=BBHHHH", 1, 0, 0, 0, 34, 6),
+    ),
+    "a plain frame": (udp4(b"x" * 99), bytes(10)),
+    "oversized": (OVERSIZED.whole, OVERSIZED.header),
+    **LYING,
+}
+
+
+@pytest.mark.parametrize("name", BY_THE_LOWER_DOOR)
+def test_what_cannot_go_whole_comes_to_what_it_would_without_a_door(
+    make_engine: MakeEngine, name: str
+) -> None:
+    whole, header = BY_THE_LOWER_DOOR[name]
+    outcomes = []
+    for kind in (SuperDoor, Door):
+        door = kind(make_engine)
+        if name == "oversized":
+            door.engine.underlay.paths[str(VTEP_B)] = 1000
+            door.engine.underlay.refuse(VTEP_B, errno.EMSGSIZE, 1000)
+            door.engine.settle()
+        sends = door.super_frame(whole, header)
+        outcomes.append(
+            (sends, door.engine.drops(), door.engine.device.written, door.engine.statistics().ledger)
+        )
+        if isinstance(door, SuperDoor):
+            assert (door.door.written, door.doors.shuts) == ([], [])
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_super_frame_that_just_fits_its_path_goes_whole_and_one_octet_more_does_not(
+    make_engine: MakeEngine,
+) -> None:
+    door = SuperDoor(make_engine)
+    fitting = Burst(octets=5000, size=1450 - 40)
+    for burst in (fitting, replace(fitting, size=fitting.size + 1)):
+        door.super_frame(burst.whole, burst.header)
+    assert [sent.frame for sent in door.door.written] == [fitting.whole]
+    assert door.engine.drops() == {DropReason.MTU_EXCEEDED: 1}
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM])
+def test_a_door_with_as_much_under_way_as_may_be_drops_by_name_and_stays_open(
+    make_engine: MakeEngine, number: int
+) -> None:
+    door, burst = SuperDoor(make_engine), BURSTS["tcp4"]
+    door.door.write_errors.append(os_error(number))
+    assert door.super_frame(burst.whole, burst.header) == []
+    assert door.engine.drops() == door.engine.drops_of(VTEP_B) == {DropReason.UNDERLAY_FULL: 1}
+    assert door.doors.shuts == []
+    door.super_frame(burst.whole, burst.header)
+    assert door.ways == ["super"]
+
+
+def test_what_its_contents_may_cause_takes_the_lower_door_and_changes_no_rung(
+    make_engine: MakeEngine,
+) -> None:
+    door, burst = SuperDoor(make_engine), BURSTS["tcp4"]
+    door.door.write_errors.append(os_error(errno.EINVAL))
+    assert frames_of(door.super_frame(burst.whole, burst.header)) == burst.segments
+    assert (door.doors.shuts, door.engine.drops()) == ([], {})
+    door.super_frame(burst.whole, burst.header)
+    assert door.ways[-1] == "super"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EBADFD, errno.EBADF, errno.EPERM])
+def test_a_door_that_fails_is_shut_with_the_reason_and_loses_nothing(
+    make_engine: MakeEngine, number: int
+) -> None:
+    door, burst = SuperDoor(make_engine), BURSTS["tcp4"]
+    door.door.write_errors.append(os_error(number))
+    for _ in range(2):
+        assert frames_of(door.super_frame(burst.whole, burst.header)) == burst.segments
+    ((vtep, why),) = door.doors.shuts
+    assert vtep == VTEP_B
+    assert os.strerror(number) in why
+    assert "inject TAP" in why
+    assert door.engine.drops() == {}
+
+
+def test_a_door_insisted_on_is_tried_again_after_it_failed(make_engine: MakeEngine) -> None:
+    door, burst = SuperDoor(make_engine), BURSTS["tcp4"]
+    door.doors.insists = True
+    door.door.write_errors.append(os_error(errno.EIO))
+    assert frames_of(door.super_frame(burst.whole, burst.header)) == burst.segments
+    door.super_frame(burst.whole, burst.header)
+    assert door.ways[-1] == "super"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EHOSTUNREACH, errno.ECONNREFUSED, errno.ENETUNREACH])
+def test_what_a_socket_is_refused_the_door_is_not_used_for(make_engine: MakeEngine, number: int) -> None:
+    door, burst = SuperDoor(make_engine), BURSTS["tcp4"]
+    door.engine.underlay.send_errors.extend([os_error(number)] * 2)  # each is tried twice
+    assert door.burst(*datagrams(100)) == []
+    assert door.engine.drops_of(VTEP_B) == {DropReason.UNDERLAY_ERROR: 1}
+    ((vtep, why),) = door.doors.shuts
+    assert (vtep, os.strerror(number) in why) == (VTEP_B, True)
+    door.super_frame(burst.whole, burst.header)
+    assert set(door.ways) == {"lower"}
+
+
+def test_a_report_of_an_earlier_datagram_shuts_no_door(make_engine: MakeEngine) -> None:
+    door = SuperDoor(make_engine)
+    door.engine.underlay.send_errors.append(os_error(errno.ECONNREFUSED))
+    assert counts(door.burst(*datagrams(100))) == [1]
+    assert door.doors.shuts == []
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOBUFS])
+def test_a_full_socket_shuts_no_door(make_engine: MakeEngine, number: int) -> None:
+    door = SuperDoor(make_engine)
+    door.engine.underlay.send_errors.append(os_error(number))
+    door.burst(*datagrams(100))
+    assert door.engine.drops() == {DropReason.UNDERLAY_FULL: 1}
+    assert door.doors.shuts == []
+
+
+@pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.EHOSTUNREACH])
+def test_an_icmp_error_shuts_the_door_and_what_was_sent_is_lost(make_engine: MakeEngine, number: int) -> None:
+    door, burst = SuperDoor(make_engine), BURSTS["tcp4"]
+    door.super_frame(burst.whole, burst.header)
+    door.engine.underlay.refuse(VTEP_B, number)
+    door.engine.settle()
+    ((vtep, why),) = door.doors.shuts
+    assert (vtep, os.strerror(number) in why) == (VTEP_B, True)
+    assert door.engine.drops() == {DropReason.UNDERLAY_ERROR: 1}
+    door.super_frame(burst.whole, burst.header)
+    assert door.ways[-1] == "lower"
+
+
+def test_an_icmp_packet_too_big_narrows_the_path_and_shuts_no_door(make_engine: MakeEngine) -> None:
+    door, burst = SuperDoor(make_engine), BURSTS["tcp4"]
+    door.engine.underlay.paths[str(VTEP_B)] = 1400
+    door.engine.underlay.refuse(VTEP_B, errno.EMSGSIZE, 1400)
+    door.engine.settle()
+    assert door.doors.shuts == []
+    door.super_frame(burst.whole, burst.header)
+    fitting = replace(burst, size=1400 - 50 - 40)
+    door.super_frame(fitting.whole, fitting.header)
+    assert [sent.frame for sent in door.door.written] == [fitting.whole]
+
+
+def test_a_door_is_wanted_once_and_only_for_super_frames(make_engine: MakeEngine) -> None:
+    door, burst = SuperDoor(make_engine, vteps=(VTEP_B, VTEP_C)), BURSTS["tcp4"]
+    door.doors.doors.clear()
+    door.engine.datapath.reroute()
+    door.burst(*datagrams(100, 100))
+    assert door.doors.wanted == []
+    for _ in range(3):
+        door.super_frame(burst.whole, burst.header)
+    assert door.doors.wanted == [VTEP_B]
+    door.engine.datapath.reroute()
+    door.super_frame(burst.whole, burst.header)
+    assert door.doors.wanted == [VTEP_B]
+    assert set(door.ways) == {"lower"}
+
+
+def test_without_anybody_who_opens_doors_the_lower_one_is_taken(make_engine: MakeEngine) -> None:
+    door, burst = Door(make_engine), BURSTS["tcp4"]
+    assert door.engine.underlay.super_doors is None
+    assert frames_of(door.super_frame(burst.whole, burst.header)) == burst.segments
+
+
+def test_rerouting_picks_up_a_door_its_new_hop_and_its_end(make_engine: MakeEngine) -> None:
+    door, burst = SuperDoor(make_engine), BURSTS["tcp4"]
+    other = SuperDoorDouble(replace(HOP, destination=MAC_A), log=door.sends)
+
+    def way_of_next() -> str:
+        door.super_frame(burst.whole, burst.header)
+        return door.ways[-1]
+
+    assert way_of_next() == "super"
+    door.doors.doors[VTEP_B] = other
+    door.engine.datapath.reroute()
+    assert way_of_next() == "super"
+    assert (len(door.door.written), len(other.written)) == (1, 1)
+    assert other.written[0].before[24:30] == MAC_A
+    door.doors.doors.clear()
+    door.engine.datapath.reroute()
+    assert way_of_next() == "lower"
+    door.doors.doors[VTEP_B] = door.door
+    door.engine.datapath.reroute()
+    assert way_of_next() == "super"
+
+
+def test_a_vtep_at_another_port_is_written_to_at_that_port(make_engine: MakeEngine) -> None:
+    door, burst = SuperDoor(make_engine), BURSTS["tcp4"]
+    door.engine.add_vteps(VTEP_B, port=8472)
+    door.super_frame(burst.whole, burst.header)
+    assert [Ether(sent.before[24:])["UDP"].dport for sent in door.door.written] == [8472]
+
+
+def test_of_a_super_frame_for_everybody_each_vtep_gets_it_by_its_own_door(make_engine: MakeEngine) -> None:
+    door = SuperDoor(make_engine, vteps=(VTEP_B, VTEP_C))
+    burst = Burst(protocol=17, octets=5300, size=1000)
+    whole = BROADCAST + burst.whole[6:]
+    for _ in range(2):  # decided, then remembered
+        del door.sends[:], door.door.written[:]
+        door.super_frame(whole, burst.header)
+        assert [sent.frame for sent in door.door.written] == [whole]
+        lower = [each for each in door.sends if isinstance(each, Send)]
+        assert frames_of(lower) == [BROADCAST + each[6:] for each in burst.segments]
+        assert {send.to for send in lower} == {str(VTEP_C)}
+
+
+def test_observers_see_the_super_frame_whole_where_it_leaves(make_engine: MakeEngine) -> None:
+    door, burst, watcher = SuperDoor(make_engine), BURSTS["tcp4"], Watcher()
+    door.engine.datapath.watch(watcher)
+    door.super_frame(burst.whole, burst.header)
+    assert watcher.points() == [Point.DEVICE_READ, Point.UNDERLAY_SEND]
+    assert {seen.frame for seen in watcher.seen} == {burst.whole}
+
+
+WAYS_TO_FAIL = st.sampled_from([None, None, errno.EAGAIN, errno.EINVAL, errno.EIO])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(frames=st.lists(st.tuples(st.booleans(), st.booleans(), WAYS_TO_FAIL), max_size=12))
+def test_whatever_befalls_a_door_a_flow_leaves_in_order_or_is_dropped_by_name(
+    make_engine: MakeEngine, frames: list[tuple[bool, bool, int | None]]
+) -> None:
+    """Frames are (super?, door open?, how the door fails)."""
+    door = SuperDoor(make_engine)
+    sequence = 100
+    offered: list[bytes] = []
+    for is_super, is_open, number in frames:
+        burst = Burst(octets=3000 if is_super else 10, size=1000, sequence=sequence)
+        sequence += burst.octets
+        door.door.opened = is_open
+        if number is not None:
+            door.door.write_errors.append(os_error(number))
+        if is_super:
+            door.super_frame(burst.whole, burst.header)
+        else:
+            door.burst(burst.whole)
+        offered += burst.segments
+        door.door.write_errors.clear()
+    numbers = [
+        int.from_bytes(each[38:42], "big")
+        for sent in door.sends
+        for each in ([sent.frame] if isinstance(sent, SuperSent) else sent.frames)
+    ]
+    assert numbers == sorted(set(numbers))
+    full = door.engine.drops().get(DropReason.UNDERLAY_FULL, 0)
+    wholes = sum(isinstance(sent, SuperSent) for sent in door.sends)
+    assert len(numbers) + 2 * wholes + 3 * full == len(offered)
+    assert len(door.doors.shuts) <= 1
 
 
 # ── Unfinished checksums ────────────────────────────────────────────────────────────────────────────────

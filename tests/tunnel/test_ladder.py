@@ -69,3 +69,34 @@ def test_with_everything_on_it_is_on_the_highest_rung_and_says_so() -> None:
     for feature in Feature:
         made.probed(feature, None)
     assert (made.egress(), made.ingress(), made.explain()) == ("super", "batch", "every probe passed")
+
+
+def test_a_remark_is_told_while_the_feature_is_on_and_beside_what_is_off() -> None:
+    made = ladder()
+    made.remark(GSO, "past the firewall")
+    assert made.explain().endswith("; past the firewall")
+    assert f"{GRO.value}: not probed" in made.explain()
+    made.lower(GSO, "Input/output error", now=0.0)
+    assert "past the firewall" not in made.explain()
+
+
+def test_a_remark_lasts_until_the_next_probe() -> None:
+    made = ladder()
+    made.remark(GSO, "past the firewall")
+    made.remark(GSO, "and past the routes")
+    assert made.explain().count("past") == 1
+    made.probed(GSO, None)
+    assert "past" not in made.explain()
+
+
+def test_what_is_off_has_no_remark() -> None:
+    made = ladder(Switch.OFF)
+    made.remark(GSO, "past the firewall")
+    assert "past the firewall" not in made.explain()
+
+
+@pytest.mark.parametrize("switch", list(Switch))
+def test_only_an_operator_who_says_on_insists(switch: Switch) -> None:
+    assert ladder(switch).insists(GSO) == (switch is Switch.ON)
+    assert not ladder(switch).insists(GRO)
+    assert ladder(switch).wants(GSO) == (switch is not Switch.OFF)

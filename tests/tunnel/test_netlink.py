@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface
 
 import pytest
+from scapy.layers.inet import IP
+from support.frames import udp4
 from support.namespace import Namespace, eventually, exit_status_as_nobody, needs_namespaces
 
 from overlay.addr import parse_mac
 from overlay.errors import DeviceError
-from tunnel import netlink
+from tunnel import bpf, netlink
+from tunnel.tap import Tap
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(30), needs_namespaces]
 
 
 @pytest.fixture
-def host() -> Iterator[Namespace]:
-    """A namespace with wa0 (192.0.2.1/24, 2001:db8::1/64) cabled to another one."""
-    host, far = Namespace(), Namespace()
+def far() -> Iterator[Namespace]:
+    far = Namespace()
+    yield far
+    far.close()
+
+
+@pytest.fixture
+def host(far: Namespace) -> Iterator[Namespace]:
+    """A namespace with wa0 (192.0.2.1/24, 2001:db8::1/64) cabled to wb0 of `far`."""
+    host = Namespace()
     with host:
         host.add_veth("wa0", far, "wb0")
         host.run("ip addr add 192.0.2.1/24 dev wa0", "ip addr add 2001:db8::1/64 dev wa0")
         yield host
     host.close()
-    far.close()
 
 
 def test_a_link_is_described_and_an_unknown_one_is_none(host: Namespace) -> None:
@@ -204,6 +214,257 @@ def test_the_default_source_heeds_src_device_and_multipath(host: Namespace, rout
     facts = netlink.default_source(4)
     assert facts is not None
     assert str(facts.address) == "10.7.0.1"
+
+
+# ── Next hops ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def hop(text: str) -> netlink.NextHop | str:
+    address = ip_address(text)
+    return netlink.next_hops([address])[address]
+
+
+BESIDE = {"192.0.2.2": "02:00:5e:10:00:02", "192.0.2.254": "02:00:5e:10:00:fe"}
+BESIDE_V6 = {"2001:db8::2": "02:00:5e:10:06:02", "2001:db8::fe": "02:00:5e:10:06:fe"}
+
+
+@pytest.fixture
+def neighborly(host: Namespace) -> Namespace:
+    """Knows who is beside it, and reaches others by gateways there."""
+    for address, mac in {**BESIDE, **BESIDE_V6, "fe80::2": "02:00:5e:10:07:02"}.items():
+        host.run(f"ip neigh add {address} lladdr {mac} dev wa0")
+    host.run(
+        "ip route add 198.51.100.0/24 via 192.0.2.254",
+        "ip route add 2001:db8:1::/64 via 2001:db8::fe",
+    )
+    return host
+
+
+@pytest.mark.usefixtures("neighborly")
+@pytest.mark.parametrize(
+    ("address", "mac"),
+    [
+        ("192.0.2.2", "02:00:5e:10:00:02"),
+        ("198.51.100.7", "02:00:5e:10:00:fe"),
+        ("2001:db8::2", "02:00:5e:10:06:02"),
+        ("2001:db8:1::7", "02:00:5e:10:06:fe"),
+        ("fe80::2%wa0", "02:00:5e:10:07:02"),
+    ],
+)
+def test_the_next_hop_is_the_host_itself_or_its_gateway(address: str, mac: str) -> None:
+    assert hop(address) == netlink.NextHop("wa0", parse_mac(mac))
+
+
+@pytest.mark.parametrize(
+    ("route", "address", "why"),
+    [
+        ("203.0.113.0/24 nexthop via 192.0.2.2 nexthop via 192.0.2.254", "203.0.113.1", "several next hops"),
+        (
+            "2001:db8:2::/64 nexthop via 2001:db8::2 nexthop via 2001:db8::fe",
+            "2001:db8:2::1",
+            "several next hops",
+        ),
+        ("unreachable 203.0.113.0/24", "203.0.113.1", "no route: No route to host"),
+        ("blackhole 203.0.113.0/24", "203.0.113.1", "no route"),
+        ("prohibit 203.0.113.0/24", "203.0.113.1", "no route"),
+        ("unreachable 2001:db8:2::/64", "2001:db8:2::1", "no"),
+        ("203.0.113.0/24 encap ip id 42 dst 192.0.2.2 dev wa0", "203.0.113.1", "not a plain one"),
+        (
+            "2001:db8:2::/64 encap seg6 mode encap segs 2001:db8::2 dev wa0",
+            "2001:db8:2::1",
+            "not a plain one",
+        ),
+        ("203.0.113.0/24 via inet6 2001:db8::fe dev wa0", "203.0.113.1", "not a plain one"),
+        ("203.0.113.0/24 via 192.0.2.77", "203.0.113.1", "192.0.2.77 is not known yet"),
+    ],
+)
+def test_a_route_that_is_no_single_plain_next_hop_says_why(
+    neighborly: Namespace, route: str, address: str, why: str
+) -> None:
+    neighborly.run(f"ip route add {route}")
+    found = hop(address)
+    assert isinstance(found, str)
+    assert why in found
+
+
+def test_a_group_of_next_hops_is_several(neighborly: Namespace) -> None:
+    neighborly.run(
+        "ip nexthop add id 1 via 192.0.2.2 dev wa0",
+        "ip nexthop add id 2 via 192.0.2.254 dev wa0",
+        "ip nexthop add id 3 group 1/2",
+        "ip route add 203.0.113.0/24 nhid 3",
+        "ip route add 203.0.114.0/24 nhid 2",
+    )
+    assert hop("203.0.113.1") == "its route has several next hops"
+    assert hop("203.0.114.1") == netlink.NextHop("wa0", parse_mac(BESIDE["192.0.2.254"]))
+
+
+@pytest.mark.usefixtures("neighborly")
+@pytest.mark.parametrize(
+    "address", ["192.0.2.1", "127.0.0.1", "2001:db8::1", "::1", "192.0.2.255", "224.0.0.9"]
+)
+def test_what_is_ours_or_everybodys_has_no_next_hop(address: str) -> None:
+    assert isinstance(hop(address), str)
+
+
+@pytest.mark.usefixtures("neighborly")
+@pytest.mark.parametrize("address", ["203.0.113.1", "2001:db9::1", "fe80::2%nowhere"])
+def test_where_there_is_no_route_there_is_no_next_hop(address: str) -> None:
+    assert str(hop(address)).startswith("no route: ")
+
+
+@pytest.mark.usefixtures("neighborly")
+@pytest.mark.parametrize("address", ["192.0.2.9", "2001:db8::9"])
+def test_an_unresolved_neighbor_is_not_known_yet(address: str) -> None:
+    assert hop(address) == f"the Ethernet address of {address} is not known yet"
+
+
+@pytest.mark.parametrize(("state", "is_known"), [("failed", False), ("incomplete", False), ("stale", True)])
+def test_a_neighbor_counts_while_its_address_is_valid(
+    neighborly: Namespace, state: str, is_known: bool
+) -> None:
+    lladdr = "lladdr 02:00:5e:10:00:09 " if is_known else ""
+    neighborly.run(f"ip neigh replace 192.0.2.9 {lladdr}dev wa0 nud {state}")
+    assert isinstance(hop("192.0.2.9"), netlink.NextHop) == is_known
+
+
+def test_a_device_without_ethernet_addresses_tells_none(neighborly: Namespace) -> None:
+    neighborly.run("ip tuntap add tun7 mode tun", "ip addr add 10.7.0.1/24 dev tun7", "ip link set tun7 up")
+    assert isinstance(hop("10.7.0.2"), str)
+
+
+@pytest.mark.usefixtures("neighborly")
+def test_each_address_asked_for_has_its_own_answer() -> None:
+    wanted = [ip_address(each) for each in ("192.0.2.2", "203.0.113.1", "2001:db8::2")]
+    found = netlink.next_hops(wanted)
+    assert list(found) == wanted
+    assert [isinstance(each, str) for each in found.values()] == [False, True, False]
+    assert netlink.next_hops([]) == {}
+
+
+# ── Redirection ─────────────────────────────────────────────────────────────────────────────────────────
+
+FRAME = bytes.fromhex("02005e10000902005e10000188b5") + bytes(range(46))
+
+
+def test_the_features_are_those_that_ethtool_shows_as_on(host: Namespace) -> None:
+    host.run("ethtool -K wa0 tx-udp_tnl-segmentation on")
+    shown = [line.split(": ") for line in host.run("ethtool -k wa0").splitlines() if line[0] not in "F\t"]
+    on = {name for name, state in shown if state.startswith("on")}
+    assert "tx-udp_tnl-segmentation" in netlink.features("wa0") & on
+    host.run("ethtool -K wa0 tx-udp_tnl-segmentation off")
+    assert "tx-udp_tnl-segmentation" not in netlink.features("wa0")
+    assert "tx-udp_tnl-csum-segmentation" in netlink.features("wa0")
+
+
+@pytest.mark.usefixtures("host")
+def test_the_features_of_no_device_are_a_device_error() -> None:
+    with pytest.raises(DeviceError) as caught:
+        netlink.features("nowhere")
+    assert (caught.value.device, caught.value.errno) == ("nowhere", errno.ENODEV)
+
+
+@pytest.fixture
+def inject(host: Namespace) -> Iterator[Tap]:
+    """A TAP beside wa0, up, whose frames go nowhere yet."""
+    tap = Tap("inj0")
+    host.run("ip link set inj0 addrgenmode none", "ip link set inj0 up")
+    tap.set_carrier(up=True)
+    yield tap
+    tap.close()
+
+
+@pytest.fixture
+def far_end(far: Namespace) -> Iterator[socket.socket]:
+    with far:
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        wire.bind(("wb0", 0x88B5))
+    with wire:
+        wire.settimeout(5)
+        yield wire
+
+
+def test_what_enters_a_redirected_device_leaves_by_the_other_as_it_is(
+    inject: Tap, far_end: socket.socket
+) -> None:
+    netlink.redirect("inj0", "wa0")
+    inject.write([bytes(10), FRAME])
+    assert far_end.recv(2048) == FRAME
+    assert netlink.redirect_losses("inj0") == 0
+
+
+@pytest.mark.usefixtures("neighborly")
+def test_by_a_program_it_leaves_for_the_neighbor_the_kernel_knows(inject: Tap, far: Namespace) -> None:
+    program = bpf.load_redirect(socket.if_nametoindex("wa0"))
+    netlink.redirect("inj0", "wa0", program=program)
+    os.close(program)
+    own = netlink.link("wa0")
+    assert own is not None
+    packet = udp4(b"by the way", ip=IP(src="192.0.2.1", dst="198.51.100.7"))
+    with far, socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as wire:
+        wire.bind(("wb0", 0x0800))
+        wire.settimeout(5)
+        inject.write([bytes(10), packet])
+        arrived = wire.recv(2048)
+    assert arrived[:12] == parse_mac(BESIDE["192.0.2.254"]) + (own.mac or b"")
+    assert arrived[34:] == packet[34:]
+    assert netlink.redirect_losses("inj0") == 0
+
+
+@pytest.mark.usefixtures("inject")
+def test_a_redirection_is_a_filter_and_goes_with_its_device(host: Namespace) -> None:
+    netlink.redirect("inj0", "wa0")
+    shown = host.run("tc filter show dev inj0 ingress")
+    assert "mirred (Egress Redirect to device wa0)" in shown
+    assert shown.count("mirred") == 1
+    host.run("ip link del inj0")
+    assert "clsact" not in host.run("tc qdisc show")
+
+
+@pytest.mark.usefixtures("inject")
+@pytest.mark.parametrize("names", [("nowhere", "wa0"), ("inj0", "nowhere")])
+def test_a_redirection_from_or_to_no_device_is_a_device_error(names: tuple[str, str]) -> None:
+    with pytest.raises(DeviceError) as caught:
+        netlink.redirect(*names)
+    assert caught.value.errno == errno.ENODEV
+
+
+@pytest.mark.parametrize("change", ["ip link set wa0 down", "ip link del wa0"])
+def test_what_a_redirection_loses_is_counted(host: Namespace, inject: Tap, change: str) -> None:
+    netlink.redirect("inj0", "wa0")
+    inject.write([bytes(10), FRAME])
+    assert netlink.redirect_losses("inj0") == 0
+    host.run(change)
+    for lost in (1, 2, 3):
+        inject.write([bytes(10), FRAME])
+        assert netlink.redirect_losses("inj0") == lost
+
+
+@pytest.mark.usefixtures("host")
+def test_a_device_that_redirects_nothing_or_is_gone_has_lost_nothing() -> None:
+    assert netlink.redirect_losses("wa0") == 0
+    assert netlink.redirect_losses("nowhere") == 0
+
+
+def test_a_device_without_addresses_gives_itself_none(host: Namespace) -> None:
+    host.run("ip link add wc0 type veth peer name wd0")
+    netlink.without_addresses("wc0")
+    netlink.without_addresses("wc0")
+    host.run("ip link set wc0 up", "ip link set wd0 up")
+    eventually(lambda: "inet6" in host.run("ip -o addr show wd0"))
+    assert "inet6" not in host.run("ip -o addr show wc0")
+    with pytest.raises(DeviceError):
+        netlink.without_addresses("nowhere")
+
+
+def test_the_doorbell_rings_when_an_offload_is_switched(host: Namespace) -> None:
+    bell = netlink.Doorbell()
+    host.run("ethtool -K wa0 tx-udp_tnl-segmentation off")
+    assert bell.ring()
+    bell.close()
+
+
+# ── Changes ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.usefixtures("host")

@@ -36,6 +36,8 @@ from support.doubles import (
     Engine,
     MakeEngine,
     Seen,
+    SuperDoorDouble,
+    SuperDoorsDouble,
     Watcher,
     frame,
     mac,
@@ -56,6 +58,7 @@ from support.frames import (
     udp4,
     udp6,
 )
+from support.super_frames import Burst
 
 from bench.lab.wire import Datagram
 from overlay.addr import BROADCAST, Mac, NetworkId, Vni, Vtep
@@ -1202,6 +1205,36 @@ def test_what_the_kernel_lost_before_us_has_a_name(make_engine: MakeEngine) -> N
     engine.device.lost = 5
     engine.datapath.expire(now=engine.clock.now)
     assert engine.drops()[DropReason.DEVICE_OVERRUN] == 5
+
+
+def test_super_packets_lost_behind_a_door_were_not_sent_after_all(make_engine: MakeEngine) -> None:
+    engine = bound(make_engine)
+    door = SuperDoorDouble()
+    doors = engine.underlay.super_doors = SuperDoorsDouble({VTEP_B: door})
+    engine.datapath.reroute()
+    burst = Burst(octets=5000, size=1000)
+    engine.bind(MAC_B)
+    for _ in range(5):
+        engine.device.transmit(burst.whole, burst.header)
+    engine.settle()
+    assert len(door.written) == engine.statistics().ledger.sent == 5
+    for lost, total in ((0, 0), (2, 2), (2, 2), (3, 3)):
+        doors.lost = lost
+        expired(engine)
+        assert engine.drops().get(DropReason.UNDERLAY_ERROR, 0) == total
+        ledger = engine.statistics().ledger
+        assert (ledger.sent, ledger.balances) == (5 - total, True)
+
+
+def test_of_several_networks_nobody_knows_whose_the_lost_super_packets_were(make_engine: MakeEngine) -> None:
+    engine = bound(make_engine)
+    engine.add_network("other", 43, VTEP_B)
+    doors = engine.underlay.super_doors = SuperDoorsDouble()
+    engine.from_device(OUT)
+    doors.lost = 1
+    expired(engine)
+    assert engine.drops(None) == {DropReason.UNDERLAY_ERROR: 1}
+    assert engine.drops() == {}
 
 
 def test_of_a_shared_port_nobody_knows_whose_the_lost_datagrams_were(make_engine: MakeEngine) -> None:

@@ -119,6 +119,31 @@ def test_a_udp_checksum_is_never_the_zero_that_means_none(version: int, low: int
         assert field == (0xFFFF - naive_sum(rest.to_bytes(2, "big") + word.to_bytes(2, "big")) or 0xFFFF)
 
 
+@given(bursts())
+def test_hidden_octets_are_in_no_segment(burst: Burst) -> None:
+    runs = split_untrusted(
+        burst.header, memoryview(bytearray(burst.whole)), prefix=b"", payload_max=AMPLE, hidden=14
+    )
+    assert isinstance(runs, list)
+    sent = b"".join(b"".join(run.buffers) for run in runs)
+    assert sent == b"".join(frame[14:] for frame in burst.segments)
+    assert {run.segment_size for run in runs} == {len(burst.segments[0]) - 14}
+
+
+def test_hidden_octets_do_not_count_for_what_the_path_carries() -> None:
+    burst = Burst(octets=3000, size=1000)
+    length = len(burst.segments[0])
+    for payload_max, fits in ((length - 14, True), (length - 15, False)):
+        runs = split_untrusted(
+            burst.header,
+            memoryview(bytearray(burst.whole)),
+            prefix=b"",
+            payload_max=payload_max,
+            hidden=14,
+        )
+        assert (runs is not DropReason.MTU_EXCEEDED) is fits
+
+
 # --- Frames that stay whole -----------------------------------------------------------------------------
 
 

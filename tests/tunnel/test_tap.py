@@ -10,21 +10,36 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 from support.namespace import Namespace, exit_status_as_nobody, needs_namespaces
 
-from overlay.addr import Mac, format_mac, parse_mac
+from overlay.addr import Mac, NetworkId, format_mac, parse_mac
 from overlay.errors import DeviceError
+from overlay.router import Router, RouterPolicy
+from overlay.tables import Tables
+from tunnel import netlink
 from tunnel import tap as tap_module
-from tunnel.interfaces import Buffer, FrameDevice
-from tunnel.tap import FLAGS, HEADER_LENGTH, TUNSETIFF, TUNSETOFFLOAD, Tap
+from tunnel.interfaces import Buffer, FrameDevice, PacketDevice
+from tunnel.tap import (
+    FLAGS,
+    HEADER_LENGTH,
+    SUPER_PACKETS,
+    TUNSETIFF,
+    TUNSETOFFLOAD,
+    Tap,
+    Tun,
+    open_tun,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(30), needs_namespaces]
 
 NO_GSO = bytes(HEADER_LENGTH)
 BROADCAST_FRAME = b"\xff" * 6 + b"\x02\0\0\0\0\x01" + b"\x88\xb5" + bytes(range(46))
 TUNSETPERSIST = 0x400454CB
+IP_RECVERR = 11
 TUN_F_CSUM, TUN_F_TSO4 = 1, 2
 SIOCETHTOOL, ETHTOOL_GTSO, ETHTOOL_GTXCSUM = 0x8946, 0x1E, 0x16
 
@@ -109,6 +124,16 @@ def persistent_tap(name: str, *, offloads: int) -> None:
     os.close(fd)
 
 
+def writes_taken(tap: Tap, frame: bytes, most: int) -> int:
+    """How many of so many writes are taken."""
+    for count in range(most):
+        try:
+            tap.write([NO_GSO, frame])
+        except BlockingIOError:
+            return count
+    return most
+
+
 def test_both_creators_give_the_same_descriptor(host: Namespace, creator: str) -> None:
     tap = Tap("weft0")
     flags = struct.unpack_from("H", fcntl.ioctl(tap.fileno(), tap_module.TUNGETIFF, bytes(40)), 16)[0]
@@ -151,6 +176,54 @@ def test_a_frame_written_from_pieces_reaches_the_host_whole(tap: Tap, wire: sock
     pieces: list[Buffer] = [NO_GSO, BROADCAST_FRAME[:14], memoryview(BROADCAST_FRAME)[14:]]
     assert tap.write(pieces) == HEADER_LENGTH + len(BROADCAST_FRAME)
     assert wire.recv(2048) == BROADCAST_FRAME
+
+
+@pytest.mark.parametrize("length", [10, 12, 24])
+def test_a_header_of_another_length_stands_before_every_frame_both_ways(host: Namespace, length: int) -> None:
+    tap = Tap("weft0", header_length=length)
+    host.run("ip link set weft0 addrgenmode none", "ip link set weft0 up")
+    tap.set_carrier(up=True)
+    with packet_socket("weft0") as wire:
+        assert tap.write([bytes(length), BROADCAST_FRAME]) == length + len(BROADCAST_FRAME)
+        assert wire.recv(2048) == BROADCAST_FRAME
+        wire.send(BROADCAST_FRAME)
+        header, frame = bytearray(length), bytearray(2048)
+        assert tap.read_into([header, frame]) == length + len(BROADCAST_FRAME)
+        assert frame[: len(BROADCAST_FRAME)] == BROADCAST_FRAME
+    tap.close()
+
+
+def test_a_header_too_short_for_any_is_refused_and_leaves_nothing(host: Namespace) -> None:
+    with pytest.raises(DeviceError) as caught:
+        Tap("weft0", header_length=4)
+    assert caught.value.errno == errno.EINVAL
+    assert "weft0" not in host.run("ip link")
+
+
+def test_tunnel_offloads_need_the_long_header_to_say_where_things_are(host: Namespace) -> None:
+    tap = Tap("weft0", offload_mask=SUPER_PACKETS, header_length=24)
+    assert "tx-udp_tnl-segmentation: on" in host.run("ethtool -k weft0")
+    tap.close()
+
+
+def test_writes_are_refused_while_so_much_is_under_way_and_not_after(host: Namespace, tap: Tap) -> None:
+    host.run("ip link add slow type veth peer name far", "ip link set slow up", "ip link set far up")
+    host.run("tc qdisc add dev slow root tbf rate 8kbit burst 2kb limit 10mb")
+    netlink.redirect("weft0", "slow")
+    long_frame = BROADCAST_FRAME.ljust(1400, b"\0")
+    tap.bound_writes(50_000)
+
+    # What a packet is charged for is more than its octets, and less than three times that.
+    assert 50_000 // (3 * 1400) <= writes_taken(tap, long_frame, 1000) <= 50_000 // 1400 + 3
+    host.run("tc qdisc del dev slow root")  # with which what it held goes
+    assert writes_taken(tap, long_frame, 30) == 30
+
+
+def test_without_a_bound_writes_are_taken_whatever_is_under_way(host: Namespace, tap: Tap) -> None:
+    host.run("ip link add slow type veth peer name far", "ip link set slow up", "ip link set far up")
+    host.run("tc qdisc add dev slow root tbf rate 8kbit burst 2kb limit 10mb")
+    netlink.redirect("weft0", "slow")
+    assert writes_taken(tap, BROADCAST_FRAME.ljust(1400, b"\0"), 300) == 300
 
 
 def test_a_read_too_small_cuts_that_frame_and_only_that_frame(tap: Tap, wire: socket.socket) -> None:
@@ -289,7 +362,7 @@ def test_an_impossible_name_is_refused_before_the_kernel_is_asked(name: str) -> 
 def test_a_refusal_says_why_and_what_to_do(
     monkeypatch: pytest.MonkeyPatch, number: int, device: str, why: str, advice: str
 ) -> None:
-    def refuse(_name: str) -> int:
+    def refuse(_name: str, _flags: int) -> int:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(tap_module, "_create", refuse)
@@ -312,3 +385,69 @@ def test_without_the_right_to_make_one_the_kernel_says_so(creator: str) -> None:
         return 0
 
     assert exit_status_as_nobody(open_one) in (errno.EPERM, errno.EACCES), creator
+
+
+# --- A TUN ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tun(host: Namespace) -> Iterator[Tun]:
+    """A TUN that is up, with carrier, whose host is 10.5.1.0 and has all of 10.5.0.0/16 behind it."""
+    tun = open_tun("flannel0", super_frames=True)
+    host.run("ip link set flannel0 addrgenmode none up", "ip address add 10.5.1.0/32 dev flannel0")
+    tun.set_carrier(up=True)
+    host.run("ip route add 10.5.0.0/16 dev flannel0")
+    yield tun
+    tun.close()
+
+
+def serves_as_packet_device(tun: Tun) -> PacketDevice:
+    return tun  # mypy is the test: every door of the protocol is there
+
+
+def read_packet(tun: Tun) -> tuple[bytes, bytes]:
+    """The next packet the host sends, its header before it."""
+    assert select.select([tun], [], [], 5)[0], "the host sent nothing"
+    header, packet = bytearray(HEADER_LENGTH), bytearray(65535)
+    octets = tun.read_into([header, packet])
+    return bytes(header), bytes(packet[: octets - HEADER_LENGTH])
+
+
+def test_a_tun_gives_packets_whose_offsets_count_from_the_ip_header(tun: Tun, host: Namespace) -> None:
+    with host, socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+        client.setblocking(False)
+        client.connect_ex(("10.5.2.1", 80))
+        header, packet = read_packet(tun)
+    assert packet[0] == 0x45
+    assert packet[16:20] == bytes([10, 5, 2, 1])
+    flags, _, _, _, start, offset = struct.unpack("=BBHHHH", header)
+    assert (flags & 1, start, offset) == (1, 20, 16)
+
+
+def test_an_answer_from_the_hosts_own_address_reaches_its_sockets(tun: Tun, host: Namespace) -> None:
+    router = Router(RouterPolicy(NetworkId("pods"), IPv4Address("10.5.1.0")), tables_of("pods"))
+    with host, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)  # or the error is a soft one, and kept quiet
+        client.connect(("10.5.99.1", 9))
+        client.send(b"?")
+        _, packet = read_packet(tun)
+        error = router.unreachable(packet)
+        assert error is not None
+        assert tun.answer(error) == len(error)
+        client.settimeout(5)
+        raised(errno.ENETUNREACH, lambda: client.recv(1))
+
+
+def tables_of(network: str) -> Tables:
+    tables = Tables()
+    tables.add_network(NetworkId(network))
+    return tables
+
+
+def test_a_tun_and_its_raw_socket_go_together(host: Namespace) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    tun = open_tun("flannel0", super_frames=False)
+    for _ in range(2):
+        tun.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert "flannel0" not in host.run("ip link")

@@ -19,8 +19,16 @@ from support.namespace import Namespace, eventually, exit_status_as_nobody, need
 
 from overlay.errors import DeviceError
 from tunnel import underlay as underlay_module
-from tunnel.interfaces import Refusal, Underlay
-from tunnel.underlay import POOL_SIZE, UdpPort, UdpUnderlay, UnderlayFacts, choose, resolve_underlays
+from tunnel.interfaces import Refusal, Underlay, UnderlayExchange
+from tunnel.underlay import (
+    POOL_SIZE,
+    UdpExchange,
+    UdpPort,
+    UdpUnderlay,
+    UnderlayFacts,
+    choose,
+    resolve_underlays,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60), needs_namespaces]
 
@@ -563,3 +571,49 @@ def test_the_underlay_chosen_is_the_one_the_kernel_would_send_from(near: Namespa
     with opened("fe80::1%w0") as first, opened("fe80::7%v0", device="v0") as second:
         assert choose([first, second], ip_address("fe80::99%v0")) is second
         assert choose([first, second], ip_address("fe80::99%w0")) is first
+
+
+# --- A socket for both ways -------------------------------------------------------------------------
+
+
+def serves_as_exchange(exchange: UdpExchange) -> UnderlayExchange:
+    return exchange  # mypy is the test: every door of the protocol is there
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_exchange_sends_from_the_port_it_receives_on(
+    near: Namespace, far: Namespace, version: int
+) -> None:
+    with both(near, far, version) as (here, there):
+        mine = here.open_exchange(8285)
+        with far:
+            theirs = there.open_exchange(8285)
+        to = here.sockaddr(there.address, 8285)
+        assert mine.send(b"bare", to) == 4
+        payload, _, sender = receive(theirs)
+        assert (payload, sender) == (b"bare", there.sockaddr(here.address, 8285))
+        assert theirs.send_marked([b"ba", b"ck"], [], 0, there.sockaddr(here.address, 8285)) == 4
+        assert receive(mine)[0] == b"back"
+
+
+@pytest.mark.usefixtures("near", "far")
+def test_what_comes_of_an_exchanges_sends_is_among_the_refusals_and_it_goes_on() -> None:
+    with opened("192.0.2.1") as here:
+        exchange = here.open_exchange(8285)
+        to = here.sockaddr(ip_address("192.0.2.2"), 9)
+        exchange.send(b"refused", to)
+        assert refusals(here) == [Refusal("192.0.2.2", errno.ECONNREFUSED)]
+        assert here.refusals() == []
+        assert not select.select([exchange], [], [], 0)[0]
+        exchange.send(b"again", to)
+
+
+@pytest.mark.usefixtures("near")
+def test_an_exchange_that_is_closed_leaves_nothing_open_nor_watched() -> None:
+    with opened("192.0.2.1") as here:
+        before = open_descriptors()
+        exchange = here.open_exchange(8285)
+        exchange.close()
+        assert (open_descriptors(), exchange.fileno()) == (before, -1)
+        assert here.refusals() == []
+        here.open_exchange(8285).close()

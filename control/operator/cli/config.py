@@ -13,7 +13,7 @@ from control.operator.cli.output import daemon_options, json_option, print_json
 from control.operator.client import Client
 from control.operator.config import Config, as_plain, check_supported, load
 from control.operator.failure import ExitCode, Failure
-from control.operator.kernel_peer import Membership, membership
+from control.operator.kernel_peer import Membership, flannel_membership, membership
 from control.operator.toml_text import as_toml
 from overlay.errors import ConfigError
 
@@ -83,14 +83,20 @@ def schema(as_json: bool) -> None:
 @config.command()
 @config_options(without=("network",))
 @json_option
-@click.option("--kernel", is_flag=True, help="A host with the kernel's vxlan module and iproute2.")
+@click.option(
+    "--kernel",
+    "tools",
+    flag_value="kernel",
+    help="A host with the kernel's vxlan module and iproute2.",
+)
+@click.option("--flannel", "tools", flag_value="flannel", help="A host with flanneld, and etcd beside it.")
 @click.option("--network", "name", metavar="NAME", help="Which network, where there are several.")
 @click.option("--for", "host", metavar="ADDRESS", help="Only for this peer.")
 @click.option("--member-address", metavar="ADDRESS/LENGTH", help="The overlay address the other host gets.")
 def peer(
     path: str | None,
     as_json: bool,
-    kernel: bool,
+    tools: str | None,
     name: str | None,
     host: str | None,
     member_address: str | None,
@@ -101,9 +107,13 @@ def peer(
     \b
       weft config peer --kernel --config weft.toml --for 192.0.2.2 | ssh root@192.0.2.2 sh
     """  # noqa: D301 - click's mark for a paragraph that keeps its lines
-    if not kernel:
-        raise click.UsageError("expected --kernel: with which tools the other host joins")
-    members = membership(load(path, flags, os.environ), name, own_address=member_address)
+    if tools is None:
+        raise click.UsageError("expected --kernel or --flannel: with which tools the other host joins")
+    loaded = load(path, flags, os.environ)
+    if tools == "flannel":
+        members = flannel_membership(loaded, name)
+    else:
+        members = membership(loaded, name, own_address=member_address)
     chosen = [member for member in members if host in (None, member.host)]
     if not chosen:
         known = ", ".join(str(member.host) for member in members)

@@ -31,6 +31,7 @@ COMMANDS = {
     "peers": ("control.operator.cli.tables:peers", "Who is there, over which underlay address."),
     "fdb": ("control.operator.cli.tables:fdb", "Behind which VTEP each MAC is, as `bridge fdb` prints it."),
     "neigh": ("control.operator.cli.tables:neigh", "Which MAC has each IP, as `ip neigh` prints it."),
+    "routes": ("control.operator.cli.tables:routes", "Behind which node each subnet is."),
     "flows": ("control.operator.cli.tables:flows", "The verdicts that are remembered."),
     "drops": ("control.operator.cli.tables:drops", "Why frames went no further, and how many."),
     "members": ("control.operator.cli.pool:members", "Everybody in the gossip pool."),

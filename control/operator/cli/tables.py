@@ -1,4 +1,4 @@
-"""`weft peers`, `fdb`, `neigh`, `flows`, `drops`: the daemon's tables.
+"""`weft peers`, `fdb`, `neigh`, `routes`, `flows`, `drops`: the daemon's tables.
 
 `fdb` and `neigh` print the lines of `bridge fdb` and `ip neigh`, so that eyes and scripts transfer.
 """
@@ -70,6 +70,19 @@ def neigh(daemon: Client, as_json: bool, network: str | None) -> None:
     else:
         for entry in data:
             click.echo(f"{entry['ip']} dev {entry['dev']} lladdr {entry['mac']} {entry['state']}")
+
+
+@click.command()
+@daemon_options
+@network_option
+def routes(daemon: Client, as_json: bool, network: str | None) -> None:
+    """Behind which node each subnet of a routed network is, and how the kernel is told."""
+    data = daemon.ask("routes", network=network)
+    if as_json:
+        print_json(views.ROUTES, data)
+    elif _has_rows(data, "routes"):
+        headers = ("NETWORK", "SUBNET", "VTEP", "VIA", "MAC", "DEV", "STATE")
+        print_table(headers, (tuple(route[key.lower()] or "-" for key in headers) for route in data))
 
 
 @click.command()

@@ -40,12 +40,23 @@ def test_the_json_report_has_its_schema_and_all_it_saw() -> None:
     assert data["drops"] == {}
 
 
-def test_without_privileges_it_is_simulated_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("no_tap", "no_user_namespace", "said_too"),
+    [
+        (None, "no user namespace: refused", "no user namespace: refused"),
+        ("cannot open /dev/net/tun: Permission denied", None, "cannot open /dev/net/tun: Permission denied"),
+    ],
+    ids=["no-user-namespace", "no-tap"],
+)
+def test_without_privileges_it_is_simulated_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, no_tap: str | None, no_user_namespace: str | None, said_too: str
+) -> None:
     monkeypatch.setattr(demo_module, "why_no_namespaces", lambda: "no network namespaces: not permitted")
-    monkeypatch.setattr(demo_module, "why_no_user_namespace", lambda: "no user namespace: refused")
+    monkeypatch.setattr(demo_module, "why_no_tap", lambda: no_tap)
+    monkeypatch.setattr(demo_module, "why_no_user_namespace", lambda: no_user_namespace)
     code, said = invoke()
     assert code == 0
-    assert "virtual time: no network namespaces: not permitted" in said
+    assert f"virtual time: no network namespaces: not permitted; {said_too}\n" in said
 
 
 def test_a_user_namespace_is_tried_with_the_same_flags(monkeypatch: pytest.MonkeyPatch) -> None:

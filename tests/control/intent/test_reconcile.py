@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +19,8 @@ from overlay.tables import (
     FloodReplace,
     NeighborRemove,
     NeighborReplace,
+    RouteRemove,
+    RouteReplace,
     TableDelta,
     Tables,
     VtepRemove,
@@ -29,10 +31,21 @@ LAB, OTHER = NetworkId("lab"), NetworkId("other")
 A, B, C = (ip_address(f"192.0.2.{host}") for host in (2, 3, 4))
 IP = ip_address("10.9.0.1")
 NOW = 100.0
-IN_ORDER = (VtepReplace, NeighborReplace, FdbReplace, FloodReplace, FdbRemove, NeighborRemove, VtepRemove)
+IN_ORDER = (
+    VtepReplace,
+    NeighborReplace,
+    FdbReplace,
+    FloodReplace,
+    RouteReplace,
+    RouteRemove,
+    FdbRemove,
+    NeighborRemove,
+    VtepRemove,
+)
 
 PINNED = st.sampled_from([Origin.STATIC, Origin.CONTROL])
 MACS = st.integers(0, 3).map(mac)
+SUBNETS = st.sampled_from([ip_network("10.5.2.0/24"), ip_network("10.5.0.0/16"), ip_network("fd05::/64")])
 IPS = st.sampled_from([IP, ip_address("fd09::1"), ip_address("10.9.0.2")])
 
 
@@ -47,6 +60,9 @@ def wanted_networks(draw: st.DrawFn) -> DesiredNetwork:
         neighbors=draw(st.dictionaries(IPS, st.tuples(MACS, PINNED))),
         fdb=draw(st.dictionaries(MACS, places)) if known else {},
         flood=tuple(draw(st.permutations(known))),
+        routes=draw(
+            st.dictionaries(SUBNETS, st.tuples(st.sampled_from([*known, None]), PINNED))  # None: our own
+        ),
     )
 
 
@@ -82,6 +98,7 @@ def held(actual: Tables, network: NetworkId = LAB) -> DesiredNetwork:
             if entry.origin is not Origin.LEARNED
         },
         flood=of_network.flood.vteps(),
+        routes={route.subnet: (route.vtep, route.origin) for route in of_network.routes.routes()},
     )
 
 

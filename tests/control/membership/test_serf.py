@@ -15,6 +15,7 @@ from support.membership import (
     Bench,
     alive,
     at,
+    compress_lzw,
     dead,
     left,
     state_of,
@@ -47,7 +48,7 @@ from control.membership.serfwire import (
     parse_state_untrusted,
 )
 from control.membership.stream import StreamReader, parse_stream_untrusted
-from control.membership.wire import Ack, Dead, Ping, PushPull, User
+from control.membership.wire import Ack, Dead, Ping, PushPull, User, compound, encode
 from overlay.errors import MembershipError, WireError
 
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))
@@ -390,6 +391,35 @@ def test_an_answer_goes_to_one_known_member_or_nowhere(change: dict[str, Any]) -
     bench.receive(User(body), sender=at(1))
     sent = [parse_serf_untrusted(m.body) for m in bench.take_messages() if isinstance(m, User)]
     assert [message for message in sent if isinstance(message, QueryResponse)] == []
+
+
+def test_answers_to_queries_stay_within_three_times_the_octets_that_asked() -> None:
+    # As terse as a query can be, receipts wanted, and many in one datagram that compression makes small.
+    brief = {"Addr": bytes((192, 0, 2, 2)), "Port": 7946, "Name": CONFLICT, "Payload": b"m2", "Flags": 1}
+    queries = [b"\x08\x04" + pack({"LTime": 5, "ID": number, **brief}) for number in range(1, 33)]
+    compressed = b"\x09" + pack({"Algo": 0, "Buf": compress_lzw(compound(queries))})
+    for question in (queries[0], compressed):
+        bench = Bench(3)
+        bench.forget_rumors()
+        bench.receive_octets(question)
+        answered = bench.core.datagrams_to_send(now=bench.now)
+        assert answered
+        assert {datagram.to for datagram in answered} == {at(1)}
+        assert sum(len(datagram.data) for datagram in answered) <= 3 * len(question)
+        assert bench.refused(Refusal.ANSWER_LIMIT) > 0
+
+
+def test_rumors_beside_an_ack_leave_room_for_the_answer_to_a_query_behind_the_ping() -> None:
+    bench = Bench(3)
+    for number in range(10, 60):  # plenty of rumors to ride along
+        bench.receive(alive(number))
+    bench.take_datagrams()
+    question = User(encode_query(query(name=CONFLICT, payload=b"m2")))
+    bench.receive_octets(compound([encode(Ping(7, "us")), encode(question)]), at(1))
+    messages = bench.take_messages()
+    assert Ack(7) in messages
+    users = [parse_serf_untrusted(each.body) for each in messages if isinstance(each, User)]
+    assert [each for each in users if isinstance(each, QueryResponse)]
 
 
 def test_an_older_agents_query_without_a_name_is_answered_by_its_place() -> None:

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.membership import STRANGER, US, Bench, alive, at, dead, left, state_of, suspect
 
-from control.membership.config import AMPLIFICATION
 from control.membership.events import MemberChanged, MemberReaped, NameConflict, Refusal
 from control.membership.member import VERSIONS, Endpoint, MemberState
 from control.membership.tags import encode_tags
@@ -21,6 +20,7 @@ from control.membership.wire import (
     Suspect,
     compound,
     encode,
+    with_crc,
 )
 
 KEY = bytes(32)
@@ -279,7 +279,20 @@ def test_answers_stay_within_three_times_the_question(keys: tuple[bytes, ...], p
         answered = bench.core.datagrams_to_send(now=bench.now)
         assert {datagram.to for datagram in answered} <= {sender}
         assert answered
-        assert sum(len(datagram.data) for datagram in answered) <= AMPLIFICATION * len(question)
+        assert sum(len(datagram.data) for datagram in answered) <= 3 * len(question)
+
+
+@pytest.mark.parametrize(
+    ("end", "told"), [(left(1), left(1)), (dead(1), dead(1, accuser="us"))], ids=["left", "dead"]
+)
+def test_who_is_held_to_be_gone_and_pings_hears_of_it_with_the_ack(end: Dead, told: Dead) -> None:
+    bench = Bench(3)
+    bench.receive(end)
+    question = with_crc(encode(Ping(7, "us")))
+    bench.receive_octets(question, at(1))
+    answered = bench.core.datagrams_to_send(now=bench.now)
+    assert [(each.to, bench.open(each.data)) for each in answered] == [(at(1), [Ack(7)]), (at(1), [told])]
+    assert sum(len(each.data) for each in answered) <= 3 * len(question)
 
 
 def test_an_indirect_probe_of_a_stranger_is_refused() -> None:
@@ -301,6 +314,14 @@ def test_an_indirect_probe_is_made_and_its_end_is_told() -> None:
     assert (at(2), [Ack(5)]) in bench.take_datagrams()
     bench.receive(IndirectPing(6, at(1), "m1", wants_nack=True), sender=at(2))
     bench.run(0.5)
+    assert (at(2), [Nack(6)]) in bench.take_datagrams()
+
+
+def test_a_nack_is_back_before_the_askers_interval_ends() -> None:
+    # It asks others after half of its interval of a second, and takes a nack that comes later for none.
+    bench = Bench(3)
+    bench.receive(IndirectPing(6, at(1), "m1", wants_nack=True), sender=at(2))
+    bench.run(0.4)
     assert (at(2), [Nack(6)]) in bench.take_datagrams()
 
 

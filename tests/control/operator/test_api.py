@@ -30,6 +30,7 @@ KEYS = {
     "peers": {"name", "underlay", "state", "networks", "rx_octets", "tx_octets"},
     "fdb": {"mac", "dst", "vni", "ifname", "state", "flags"},
     "neigh": {"ip", "mac", "dev", "state"},
+    "routes": {"network", "subnet", "vtep", "via", "mac", "dev", "state"},
     "flows": {"network", "direction", "src", "dst", "verdict", "frames", "octets", "idle_s"},
 }
 
@@ -97,6 +98,8 @@ def test_drops_are_an_object_of_counts_summed_over_networks_without_zeros(api: P
         ("peers", "pods", 1),
         ("fdb", "lab", 2),
         ("neigh", "pods", 1),
+        ("routes", "pods", 2),
+        ("routes", "lab", 0),
         ("flows", "pods", 0),
         ("flows", "lab", 1),
     ],
@@ -306,7 +309,10 @@ def test_members_are_a_list_with_exactly_the_contracts_keys(api: Path) -> None:
 @pytest.mark.usefixtures("pool")
 def test_status_tells_of_the_pool_where_there_is_one(api: Path) -> None:
     gossip = Client(str(api)).ask("status")["gossip"]
-    assert gossip.keys() == {"address", "encrypted", "members", "health", "has_left", "refused"}
+    assert gossip.keys() == {
+        *("address", "encrypted", "members", "health", "has_left", "refused"),
+        *("records", "records_refused"),
+    }
     assert gossip["refused"] == {"MALFORMED": 12, "WRONG_KEY": 3}
 
 

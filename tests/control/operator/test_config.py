@@ -281,13 +281,57 @@ ONE_PROBLEM = [
     (ROUTED + 'subnet = "10.5.1.1/24"\n', 4, "network[0].subnet", "no host bits set", None),
     (ROUTED + 'address = ["10.6.0.1/32"]\n', 4, "network[0].address[0]", "outside the network", None),
     (
-        ROUTED + 'subnet = "10.5.1.0/24"\npeers = [{ vtep = "192.0.2.2", subnet = "10.5.0.0/20" }]\n',
-        5,
+        ROUTED
+        + 'subnet = "10.5.1.0/24"\nencap = "flannel-udp"\n'
+        + 'peers = [{ vtep = "192.0.2.2", subnet = "10.5.0.0/20" }]\n',
+        6,
         "network[0].peers[0].subnet",
         "10.5.0.0/20 overlaps 10.5.1.0/24",
         None,
     ),
     (ROUTED + 'encap = "flannel-udp"\nvni = 1\n', 5, "network[0].vni", "expected no VNI", None),
+    (
+        ROUTED
+        + 'encap = "flannel-udp"\n'
+        + 'peers = [{ vtep = "192.0.2.2", subnet = "10.5.2.0/24" },\n'
+        + '{ vtep = "192.0.2.3", subnet = "10.5.2.0/24" }]\n',
+        6,
+        "network[0].peers[1].subnet",
+        "10.5.2.0/24 is taken",
+        None,
+    ),
+    (
+        ROUTED + 'encap = "flannel-udp"\npeers = ["192.0.2.2"]\n',
+        5,
+        "network[0].peers[0].subnet",
+        "the subnet behind this peer",
+        None,
+    ),
+    (
+        ROUTED + 'peers = [{ vtep = "192.0.2.2", subnet = "10.5.2.0/24" }]\n',
+        4,
+        "network[0].peers[0].mac",
+        "the MAC of this peer's tunnel device",
+        None,
+    ),
+    (
+        ROUTED
+        + 'peers = [{ vtep = "192.0.2.2", subnet = "10.5.2.0/24", mac = "02:00:00:00:00:02" },\n'
+        + '{ vtep = "192.0.2.3", subnet = "10.5.3.0/24", mac = "02:00:00:00:00:02" }]\n',
+        5,
+        "network[0].peers[1].mac",
+        "02:00:00:00:00:02 is the peer 192.0.2.2's",
+        None,
+    ),
+    (ROUTED + 'subnet = "10.5.1.0/31"\n', 4, "network[0].subnet", "room for containers", None),
+    (NETWORK + "masquerade = true\n", 6, "network[0].masquerade", 'only with mode = "routed"', None),
+    (
+        '[[network]]\nmode = "routed"\nencap = "flannel-udp"\nnetwork = "fd00::/48"\n',
+        4,
+        "network[0].network",
+        "expected an IPv4 network",
+        None,
+    ),
     (
         ROUTED + 'peers = [{ vtep = "192.0.2.2", mac = "01:00:5e:00:00:01" }]\n',
         4,
@@ -421,8 +465,10 @@ def test_two_flannel_udp_networks_need_two_ports(tmp_path: Path) -> None:
         ("", []),
         ('[node]\nengine = "native"\n', ["node.engine"]),
         ("[gossip]\n", []),
-        (ROUTED, ["network[1].mode"]),
-        (ROUTED + 'encap = "flannel-udp"\n', ["network[1].encap"]),
+        (ROUTED, ["network[1].subnet"]),
+        (ROUTED + 'founders = ["n1"]\n', ["network[1].subnet", "network[1].founders"]),
+        (ROUTED + 'subnet = "10.5.1.0/24"\n', []),
+        (ROUTED + 'subnet = "10.5.1.0/24"\nencap = "flannel-udp"\n', []),
     ],
 )
 def test_what_this_build_cannot_run_yet_is_valid_and_named(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
+import time
 
 import pytest
 from support.gossip_world import World, believes, world
 from support.seeds import many_seeds
 from support.snapshots import assert_snapshot, table
 
-from control.membership.config import GossipConfig, suspicion_min
+from control.membership.config import GossipConfig, push_pull_interval, suspicion_min
 from control.membership.events import MemberChanged
 from control.membership.member import Endpoint, MemberState
 
@@ -79,6 +80,18 @@ def test_crashes_are_known_everywhere_within_the_model() -> None:
     assert_snapshot("detection", table(head, rows))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_crash_is_not_held_against_those_who_found_it(seed: int) -> None:
+    # Who asked others in vain and heard their nacks is well, and goes on probing at its usual pace.
+    with world(seed, "crash-health") as made:
+        victim, *survivors = made.pool(6)
+        made.run(2.0)
+        made.kill(victim)
+        while not all(believes(actor, victim.name, MemberState.DEAD) for actor in survivors):
+            made.run(0.1)
+            assert {actor.core.statistics().health for actor in survivors} == {0}
+
+
 def test_a_crash_among_a_thousand_is_known_within_the_model() -> None:
     first, last = model(1000)
     with world(7, "crash-1000", keeps_events=False) as made:
@@ -107,3 +120,19 @@ def test_an_idle_pool_costs_its_members_little(members: int) -> None:
         made.run(seconds)
         assert sum(made.sent.values()) / members / seconds <= 2.2
         assert sum(made.octets.values()) / members / seconds <= 200
+
+
+@pytest.mark.long_sim
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("members", [3, 100, 1000])
+def test_a_member_takes_a_twentieth_of_a_core_at_most(members: int) -> None:
+    # The work of the simulated network is counted too; push-pulls are, so it runs for as long as one takes.
+    with world(1, "cpu", keeps_events=False) as made:
+        made.pool(members)
+        seconds = push_pull_interval(members, DEFAULTS.push_pull_interval)
+        began = time.process_time()
+        made.run(seconds)
+        share = (time.process_time() - began) / seconds / members
+        sent = sum(made.sent.values()) / seconds / members
+        print(f"{members} members: {share:.3%} of a core and {sent:.1f} datagrams/s each")
+        assert share <= 0.05

@@ -9,9 +9,9 @@ from support.gossip_world import Actor, Weather, World, believes, changes_of, we
 from support.seeds import many_seeds
 
 from control.membership.events import Event, MemberChanged, NameConflict
-from control.membership.member import Endpoint, MemberState
+from control.membership.member import VERSIONS, Endpoint, MemberState
 from control.membership.snapshot import Snapshot, snapshot_of
-from control.membership.wire import Alive, encode
+from control.membership.wire import Alive, Dead, Suspect, encode
 
 
 def watch_deaths(made: World) -> list[tuple[float, str, str]]:
@@ -214,6 +214,34 @@ def test_a_ghost_stays_dead() -> None:
         made.run(30.0)
         assert not any(believes(actor, ghost.name, MemberState.ALIVE) for actor in actors[:4])
         assert all(changes_of(actor, ghost.name)[-1][1] is MemberState.DEAD for actor in actors[:4])
+
+
+# Forged.
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "forged",
+    [
+        Suspect(1, "n0003", "n0002"),
+        Dead(1, "n0003", "n0002"),
+        Dead(1, "n0003", "n0003"),
+        Dead(70_000, "n0003", "n0003"),
+        Dead((1 << 32) - 1, "n0003", "n0003"),
+        Alive(9, "n0003", Endpoint("10.9.9.9", 7946), b"", VERSIONS),
+    ],
+    ids=["suspicion", "death", "leave", "outbidding leave", "huge leave", "alive elsewhere"],
+)
+def test_who_is_slandered_is_alive_to_everybody_soon_after(seed: int, forged: Suspect | Dead | Alive) -> None:
+    with world(seed, "forged") as made:
+        actors = made.pool(8)
+        made.run(2.0)
+        made.inject(encode(forged), actors[0], Endpoint("203.0.113.9", 999))
+        made.run(1.0)
+        made.run_until(made.is_one_pool, within=10.0)
+        assert {where_is(actor, "n0003") for actor in actors} == {actors[3].endpoint}
+        made.run(60.0)
+        assert made.is_one_pool()
 
 
 # Long.

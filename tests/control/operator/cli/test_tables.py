@@ -27,6 +27,11 @@ NEIGH = """\
 10.9.0.2 dev weft0 lladdr 02:00:00:00:00:02 REACHABLE
 10.5.2.0 dev flannel0 lladdr 02:00:00:00:00:04 PERMANENT
 """
+ROUTES = """\
+NETWORK  SUBNET       VTEP       VIA       MAC                DEV       STATE
+pods     10.5.1.0/24  -          -         -                  flannel0  local
+pods     10.5.2.0/24  192.0.2.4  10.5.2.0  02:00:00:00:00:04  flannel0  static
+"""
 FLOWS = """\
 NETWORK  DIRECTION  SOURCE             DESTINATION        VERDICT                FRAMES  OCTETS  IDLE
 lab      egress     02:00:00:00:00:01  02:00:00:00:00:02  encapsulate 192.0.2.2  12      18 kB   0s
@@ -41,14 +46,21 @@ FRAMES  REASON        MEANING
 @pytest.mark.usefixtures("api")
 @pytest.mark.parametrize(
     ("command", "expected"),
-    [("peers", PEERS), ("fdb", FDB), ("neigh", NEIGH), ("flows", FLOWS), ("drops", DROPS)],
+    [
+        ("peers", PEERS),
+        ("fdb", FDB),
+        ("neigh", NEIGH),
+        ("routes", ROUTES),
+        ("flows", FLOWS),
+        ("drops", DROPS),
+    ],
 )
 def test_a_table_is_printed_like_this(run: Run, command: str, expected: str) -> None:
     result = run(command)
     assert (result.exit_code, result.stdout, result.stderr) == (0, expected, "")
 
 
-@pytest.mark.parametrize("command", ["peers", "fdb", "neigh", "flows", "drops", "status"])
+@pytest.mark.parametrize("command", ["peers", "fdb", "neigh", "routes", "flows", "drops", "status"])
 def test_json_is_the_daemons_data_in_an_envelope(run: Run, api: Path, command: str) -> None:
     result = run(command, "--json")
     assert result.exit_code == 0
@@ -80,7 +92,7 @@ def test_a_network_nobody_knows_is_exit_5(run: Run) -> None:
     ]
 
 
-@pytest.mark.parametrize("command", ["status", "peers", "fdb", "neigh", "flows", "drops", "watch"])
+@pytest.mark.parametrize("command", ["status", "peers", "fdb", "neigh", "routes", "flows", "drops", "watch"])
 def test_without_a_daemon_every_command_that_asks_it_is_exit_3(run: Run, command: str) -> None:
     result = run(command)
     assert (result.exit_code, result.stdout) == (3, "")

@@ -1,0 +1,40 @@
+"""Flannel's subnet.env: what Docker's option maker and Flannel's CNI plugin read of a node's subnet.
+
+    FLANNEL_NETWORK=10.5.0.0/16
+    FLANNEL_SUBNET=10.5.72.1/24      the first address that is a host's, with the subnet's length
+    FLANNEL_MTU=1450
+    FLANNEL_IPMASQ=false             whether we masquerade: who reads it then must not, and the reverse
+
+The keys, their order and forms are Flannel's; an IPv6 network has its own two keys instead of the first two.
+The file stays when the daemon goes, as Flannel's does: containers outlive daemons.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from control.state import replace_file
+from overlay.route import IpNetwork
+
+# From the specification
+PUBLIC_MODE = 0o644
+
+
+def subnet_env(network: IpNetwork, subnet: IpNetwork, *, mtu: int, masquerade: bool) -> str:
+    """The file's text."""
+    version = "IPV6_" if subnet.version == 6 else ""
+    return (
+        f"FLANNEL_{version}NETWORK={network}\n"
+        f"FLANNEL_{version}SUBNET={subnet.network_address + 1}/{subnet.prefixlen}\n"
+        f"FLANNEL_MTU={mtu}\n"
+        f"FLANNEL_IPMASQ={'true' if masquerade else 'false'}\n"
+    )
+
+
+def write_subnet_file(path: str, text: str) -> None:
+    """Replaces the file in one piece, readable by everybody; its directory is made if it is missing.
+
+    Raises:
+        DeviceError: It cannot be written; what was there stands.
+    """
+    replace_file(Path(path), text, mode=PUBLIC_MODE)

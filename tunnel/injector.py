@@ -1,0 +1,320 @@
+"""Rung 2 of one underlay: the inject TAP, and a door through it to each VTEP that may have one.
+
+    super-frame ──▶ inject TAP ──tc──▶ egress device ──▶ the wire, cut there or never      one write
+                    └ sockets, `UDP_SEGMENT` ─▶ the host's stack ─▶ egress device          the lower door
+
+What is written to the inject TAP leaves by the egress device as it is.  No socket, route, neighbour or
+firewall of the host is asked, so all of that is ours to know beforehand, for each VTEP: its route is one
+unicast next hop on this device, whose Ethernet address the kernel knows, and no XFRM policy applies.
+
+    wanted ──survey says yes──▶ open ──anything changed, or failed──▶ shut, for RETRY_SECONDS, with the reason
+       ▲                                                                │
+       └────────────────────────────────────────────────────────────────┘
+
+Whenever the doorbell rings every door is suspended until the survey that follows has been taken: frames
+take the lower door meanwhile.  Two threads meet here: `survey` blocks for netlink and only looks; all else
+runs on the loop.
+
+Heads up: there is no back-pressure from beyond the egress device.  What is under way is bounded by the
+TAP's own send buffer, which its packets occupy until the last of the stack has let go of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from overlay.addr import VtepId
+from overlay.errors import DeviceError
+from tunnel import bpf, netlink, xfrm
+from tunnel.interfaces import Buffer, Hop, Underlay
+from tunnel.ladder import RETRY_SECONDS, Feature
+from tunnel.super_packet import TUNNEL_HEADER_LENGTH
+from tunnel.tap import SUPER_PACKETS, Tap
+
+# From the specification
+SEGMENTS_TUNNELS = "tx-udp_tnl-segmentation"  # ethtool's names, as the kernel's netdev features are called
+SEGMENTS_TUNNELS_WITH_CHECKSUM = "tx-udp_tnl-csum-segmentation"
+
+# Ours
+INJECT_NAME = "weft-inject%d"  # the kernel puts the number
+INJECT_MTU = 65521  # the most a TAP may have
+IN_FLIGHT_OCTETS = 8 << 20
+LOWER_DOOR_SECONDS = 1.0  # how often a super-frame takes the lower door: what forbids sockets must be seen
+BYPASSES = "tunnel_gso goes past the host's OUTPUT rules"
+
+
+class InjectTap:
+    """The TAP whose every packet leaves by one egress device.
+
+    Raises:
+        DeviceError: A kernel before 6.17, no right to make it, or no way from it to the device.
+    """
+
+    def __init__(self, device: str, index: int) -> None:
+        try:
+            self._tap = Tap(INJECT_NAME, offload_mask=SUPER_PACKETS, header_length=TUNNEL_HEADER_LENGTH)
+        except DeviceError as error:
+            if error.errno == errno.EINVAL:
+                raise DeviceError(device, error.errno, why="it takes Linux ≥ 6.17") from error
+            raise
+        self.device = device
+        self.index = index
+        self._lost = 0
+        try:
+            self._tap.bound_writes(IN_FLIGHT_OCTETS)
+            netlink.without_addresses(self._tap.name)
+            netlink.ensure_link(self._tap.name, mtu=INJECT_MTU, up=True)
+            self.way = self._lead_to(device, index)
+            self._tap.set_carrier(up=True)
+        except (DeviceError, OSError):
+            self._tap.close()
+            raise
+
+    def _lead_to(self, device: str, index: int) -> str:
+        """Makes the first of the ways that this host lets us; which one that was."""
+        try:
+            netlink.redirect(self._tap.name, device)
+        except DeviceError as refused:
+            try:
+                program = bpf.load_redirect(index)
+            except DeviceError:
+                raise refused from None
+            try:
+                netlink.redirect(self._tap.name, device, program=program)
+            finally:
+                os.close(program)  # the filter holds it
+            return "bpf_redirect_neigh"
+        return "mirred"
+
+    @property
+    def name(self) -> str:
+        return self._tap.name
+
+    @property
+    def write(self) -> Callable[[Sequence[Buffer]], int]:
+        return self._tap.write
+
+    def new_losses(self) -> int:
+        """Super-packets that got no further than the TAP, since the last call.  Blocks for netlink."""
+        before, self._lost = self._lost, netlink.redirect_losses(self._tap.name)
+        return max(0, self._lost - before)
+
+    def close(self) -> None:
+        """Closes the TAP, with which it, its filter and its qdisc go.  Idempotent."""
+        self._tap.close()
+
+
+class InjectTaps:
+    """The inject TAPs of this daemon, one for each egress device."""
+
+    def __init__(self) -> None:
+        self._taps: dict[str, InjectTap] = {}
+
+    def ensure(self, device: str, index: int) -> InjectTap:
+        """The TAP that leads to the device of this name and index; a device made anew gets a new one."""
+        tap = self._taps.get(device)
+        if tap is not None and tap.index == index:
+            return tap
+        if tap is not None:
+            tap.close()
+            del self._taps[device]
+        tap = self._taps[device] = InjectTap(device, index)
+        return tap
+
+    def close(self) -> None:
+        """Closes them all.  Idempotent."""
+        for tap in self._taps.values():
+            tap.close()
+        self._taps.clear()
+
+
+class Door:
+    """The `SuperDoor` to one VTEP."""
+
+    def __init__(self, hop: Hop, tap: InjectTap, injector: Injector) -> None:
+        self.hop = hop
+        self.tap = tap
+        self._injector = injector
+        self._rests_at = 0.0
+
+    @property
+    def write(self) -> Callable[[Sequence[Buffer]], int]:
+        return self.tap.write  # asked anew each time: a TAP that was closed has another
+
+    def is_open(self, *, now: float) -> bool:
+        """HOT PATH: whether a super-frame may take it now."""
+        if self._injector.is_suspended:
+            return False
+        if now >= self._rests_at:
+            self._rests_at = now + LOWER_DOOR_SECONDS
+            self._injector.used_at = now
+            return False
+        return True
+
+
+@dataclass(slots=True)
+class _Standing:
+    """How one VTEP stands: its door, or why it has none, and until when it shall not."""
+
+    door: Door | None = None
+    why: str = ""
+    shut_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the kernel says now of an egress device, and of the way to each VTEP: a hop, or an obstacle."""
+
+    tap: InjectTap | None
+    obstacle: str | None
+    hops: Mapping[VtepId, Hop | str]
+
+
+class Injector:
+    """The `SuperDoors` of one underlay, whose ladder is told how the feature stands.
+
+    Args:
+        ring: Called when a survey is wanted.
+
+    Attributes:
+        is_suspended: Something may have changed; every door is closed until a survey has been taken.
+        used_at: When a door was last used, to a second or so; absolute seconds.
+    """
+
+    def __init__(self, underlay: Underlay, taps: InjectTaps, *, ring: Callable[[], None]) -> None:
+        self.is_suspended = True
+        self.used_at = 0.0
+        self._underlay = underlay
+        self._ladder = underlay.ladder
+        self._taps = taps
+        self._ring = ring
+        self._standings: dict[VtepId, _Standing] = {}
+        self._tap: InjectTap | None = None
+        self._losses = 0
+
+    # ── What an engine sees ─────────────────────────────────────────────────────────────────────────────
+
+    def door(self, vtep: VtepId) -> Door | None:
+        """The door to this VTEP, or None."""
+        standing = self._standings.get(vtep)
+        return None if standing is None else standing.door
+
+    def want(self, vtep: VtepId) -> None:
+        """Super-frames for this VTEP are there."""
+        if vtep not in self._standings and self._ladder.wants(Feature.TUNNEL_GSO):
+            self._standings[vtep] = _Standing(why="not looked at yet")
+            self._ring()
+
+    def shut(self, vtep: VtepId, why: str, *, now: float) -> None:
+        """Closes the door to this VTEP for a minute.  Where the operator insists, it stays open."""
+        standing = self._standings.get(vtep)
+        if standing is None or standing.door is None:
+            return
+        if not self._ladder.insists(Feature.TUNNEL_GSO):
+            self._shut(standing, why, now=now)
+            self._tell(None)
+
+    def losses(self) -> int:
+        """Super-packets that did not reach the egress device, as of the last `poll`."""
+        return self._losses
+
+    # ── Upkeep ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def suspend(self) -> None:
+        """Closes every door until the next survey."""
+        self.is_suspended = True
+
+    def is_due(self, *, now: float) -> bool:
+        """Whether a door has been shut long enough to be looked at again."""
+        return any(
+            standing.shut_until is not None and now >= standing.shut_until
+            for standing in self._standings.values()
+        )
+
+    def survey(self) -> Survey:
+        """Looks at the device and at the way to every VTEP that wants a door.  Blocks for netlink."""
+        if not self._ladder.wants(Feature.TUNNEL_GSO):
+            return Survey(None, None, {})
+        device = self._underlay.device
+        try:
+            facts = netlink.link(device)
+            if facts is None:
+                return Survey(None, f"there is no device {device}", {})
+            offloads = netlink.features(device)
+            obstacle = self._obstacle(facts, offloads)
+            if obstacle is not None:
+                return Survey(None, obstacle, {})
+            tap = self._taps.ensure(device, facts.index)
+            has_checksum = SEGMENTS_TUNNELS_WITH_CHECKSUM in offloads
+            return Survey(tap, None, self._hops(facts, has_checksum=has_checksum))
+        except (DeviceError, OSError) as error:
+            return Survey(None, getattr(error, "why", "") or str(error), {})
+
+    def _obstacle(self, facts: netlink.LinkFacts, offloads: frozenset[str]) -> str | None:
+        """What of the egress device is in the way."""
+        if not facts.up:
+            return f"{facts.name} is down"
+        if facts.mac is None:
+            return f"{facts.name} has no Ethernet address"
+        needed = SEGMENTS_TUNNELS if self._underlay.address.version == 4 else SEGMENTS_TUNNELS_WITH_CHECKSUM
+        return None if needed in offloads else f"{facts.name} has {needed} off"
+
+    def _hops(self, egress: netlink.LinkFacts, *, has_checksum: bool) -> dict[VtepId, Hop | str]:
+        wanted = tuple(self._standings)
+        policies = xfrm.outgoing() if wanted else ()
+        found: dict[VtepId, Hop | str] = {}
+        for vtep, hop in netlink.next_hops(wanted).items():
+            if isinstance(hop, str):
+                found[vtep] = hop
+            elif hop.device != egress.name or egress.mac is None:
+                found[vtep] = f"its route leaves by {hop.device}"
+            elif any(policy.applies(self._underlay.address, vtep) for policy in policies):
+                found[vtep] = "an XFRM policy applies"
+            else:
+                found[vtep] = Hop(egress.mac, hop.mac, has_checksum)
+        return found
+
+    def take(self, found: Survey, *, now: float) -> None:
+        """Opens, keeps and shuts doors as a survey says."""
+        self._tap = found.tap
+        for vtep, standing in self._standings.items():
+            hop = found.hops.get(vtep, found.obstacle or "not looked at yet")
+            self._settle(standing, hop, now=now)
+        self.is_suspended = False
+        self._tell(found.obstacle)
+
+    def _settle(self, standing: _Standing, hop: Hop | str, *, now: float) -> None:
+        insists = self._ladder.insists(Feature.TUNNEL_GSO)
+        if standing.door is not None:
+            if hop == standing.door.hop and self._tap is standing.door.tap:
+                return
+            why = hop if isinstance(hop, str) else "the way to it has changed"
+            self._shut(standing, why, now=now)
+        if standing.shut_until is not None and now < standing.shut_until and not insists:
+            return
+        standing.shut_until = None
+        if isinstance(hop, str) or self._tap is None:
+            standing.why = hop if isinstance(hop, str) else "no inject TAP"
+        else:
+            standing.door, standing.why = Door(hop, self._tap, self), ""
+
+    @staticmethod
+    def _shut(standing: _Standing, why: str, *, now: float) -> None:
+        standing.door, standing.why, standing.shut_until = None, why, now + RETRY_SECONDS
+
+    def _tell(self, obstacle: str | None) -> None:
+        """How the feature stands, in the ladder's words."""
+        shut = [f"{vtep}: {standing.why}" for vtep, standing in self._standings.items() if standing.why]
+        if obstacle is None and shut and len(shut) == len(self._standings):
+            obstacle = ", ".join(shut)
+        self._ladder.probed(Feature.TUNNEL_GSO, obstacle)
+        remarks = [BYPASSES, *(f"not to {each}" for each in shut)]
+        self._ladder.remark(Feature.TUNNEL_GSO, "; ".join(remarks))
+
+    def poll(self) -> None:
+        """Asks what got lost behind the TAP.  Blocks for netlink."""
+        if self._tap is not None:
+            self._losses += self._tap.new_losses()

@@ -1,11 +1,12 @@
 """The daemon, and the composition root: the only file that knows everybody.
 
     open       underlays → devices → engine → tables (desired → reconcile → apply) → carrier
-               → pool → API → READY
-    serve      one TaskGroup: upkeep every second, the netlink doorbell, signals
+               → pool → leases → API → READY
+    serve      one TaskGroup: upkeep every second, the netlink doorbell, the pool, signals
     close      the reverse, whatever was reached: nothing of ours is left on the host
 
 Netlink blocks, so it runs before the loop turns or in a thread; everything else runs on the loop.
+Over 500 lines: what is opened, kept up and closed here is one daemon, and its order is the point.
 """
 
 from __future__ import annotations
@@ -16,25 +17,27 @@ import logging
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
 
+from control.device_macs import keep_macs, remembered_macs
 from control.intent.desired import DesiredTables
 from control.intent.reconcile import Step, reconcile
 from control.introspection import EngineChoice, Introspector, Parts
 from control.network import ServedNetwork, UnderlaySurvey, device_addresses, survey
 from control.operator import config as configuration
-from control.operator.schema import Config, Engine, NetworkConfig, Switch
+from control.operator.schema import Config, Engine, Mode, NetworkConfig, Switch
 from control.operator.systemd import notify, reloading
 from control.routed import serve, sweep
 from control.steering import Steering, next_release, nodes_that_count
 from control.upkeep import aged, refresh
 from control.watching import Events
-from overlay.addr import IpAddress, NetworkId
+from overlay.addr import IpAddress, Mac, NetworkId
 from overlay.errors import ConfigError, DatapathUnavailableError, DeviceError
 from overlay.tables import Tables
 from tunnel import ladder
@@ -83,6 +86,11 @@ def choose_engine(config: Config) -> EngineChoice:
     return EngineChoice("python", "this build has no native engine")
 
 
+def waits_for_lease(config: NetworkConfig) -> bool:
+    """Whether the network can only be opened once its subnet is known."""
+    return config.mode is Mode.ROUTED and config.subnet is None
+
+
 def ladder_switches(config: Config) -> Switches:
     """What the operator says of each rung, in the tunnel's words."""
     return {
@@ -99,6 +107,9 @@ class Daemon:
         self._underlays: tuple[UdpUnderlay, ...] = ()
         self._networks: dict[NetworkId, ServedNetwork] = {}
         self._pool: Pool | None = None
+        self._macs: dict[str, Mac] = {}  # device → what it had when it was ours last
+        self._leased = ExitStack()  # the networks that were opened when their subnet was leased
+        self._repairs = config.offload.rx_repair is not Switch.OFF
         self._pool_changed = asyncio.Event()
         self._plans = 0
         self._announcing = asyncio.Lock()  # two threads must not tell the kernel two things at once
@@ -144,6 +155,7 @@ class Daemon:
             stack.callback(bell.close)
         await asyncio.to_thread(self._open_underlays, stack)
         await asyncio.to_thread(self._open_networks, stack)
+        stack.enter_context(self._leased)
         self._steering = Steering([underlay.address for underlay in self._underlays])
         self._open_datapath(stack, loop)
         for network in self._networks.values():
@@ -165,9 +177,8 @@ class Daemon:
             spinner=Spinner(loop, time.monotonic),
         )
         stack.callback(self._datapath.close)
-        repairs = self._config.offload.rx_repair is not Switch.OFF
         for network in self._networks.values():
-            self._datapath.attach(network.attachment(repairs=repairs))
+            self._datapath.attach(network.attachment(repairs=self._repairs))
 
     async def _open_for_others(self, stack: AsyncExitStack, engine: EngineChoice) -> None:
         """The pool and the local API.
@@ -185,6 +196,7 @@ class Daemon:
             self._pool = await Pool.open(self._config, addresses, tell=events.tell_peer)
             stack.callback(self._pool.close)
             self._pool.changed = self._pool_changed.set
+            await self._follow_leases()
             self._note_devices(await asyncio.to_thread(device_addresses, self._devices()))
         parts = Parts(
             version=version("weft"),
@@ -223,8 +235,12 @@ class Daemon:
     def _open_networks(self, stack: AsyncExitStack) -> None:
         """Blocks for netlink."""
         sweep(self._config.networks)
+        if self._config.gossip is not None:
+            self._macs = remembered_macs(Path(self._config.node.state_dir))
         for config in self._config.networks:
-            network = serve(config, self._tables, self._underlays)
+            if waits_for_lease(config):
+                continue
+            network = serve(config, self._tables, self._underlays, self._macs.get(config.device))
             stack.callback(network.close)
             self._networks[network.id] = network
             log.info("network %s on %s, MTU %d", network.id, config.device, network.mtu)
@@ -280,12 +296,48 @@ class Daemon:
             await self._wait_for_pool()
             await asyncio.sleep(rest)
             self._pool_changed.clear()
+            await self._follow_leases()
             started_at = time.monotonic()
             steps = self._plan(*(each for each in self._networks.values() if not each.programs_kernel))
             rest = max(POOL_REST_SECONDS, POOL_REST_SHARE * (time.monotonic() - started_at))
             await self._take_in_turns(steps)
             await self._tell_kernel()
             self._publish()
+
+    async def _follow_leases(self) -> None:
+        """Opens a network when its subnet is leased, and closes it when it is no longer."""
+        pool = self._pool
+        if pool is None:
+            return
+        await pool.lease()
+        self._steering.leases = pool.lease_words()
+        for config in filter(waits_for_lease, self._config.networks):
+            served, held = self._networks.get(config.id), pool.held(config.id)
+            if served is not None and served.config.subnet != held:
+                self._close_leased(served)
+            elif served is None and held is not None:
+                try:
+                    await self._open_leased(config.model_copy(update={"subnet": held}))
+                except (DeviceError, OSError) as error:
+                    log.error("network %s: %s; weft tries again", config.id, error)
+                    self._pool_changed.set()
+
+    async def _open_leased(self, config: NetworkConfig) -> None:
+        mac = self._macs.get(config.device)
+        network = await asyncio.to_thread(serve, config, self._tables, self._underlays, mac)
+        self._leased.callback(network.close)
+        self._networks[network.id] = network
+        log.info("network %s on %s, subnet %s", network.id, config.device, config.subnet)
+        self._datapath.attach(network.attachment(repairs=self._repairs))
+        await self._announce(network)
+        await self._tell_addresses()
+
+    def _close_leased(self, network: ServedNetwork) -> None:
+        log.error("network %s: its subnet %s is no longer ours", network.id, network.config.subnet)
+        del self._networks[network.id]
+        self._datapath.detach(network.id)
+        self._tables.remove_network(network.id)
+        network.close()
 
     async def _tell_kernel(self) -> None:
         """Has the kernel know the nodes of the networks it routes, where they are others than before."""
@@ -321,13 +373,26 @@ class Daemon:
         if self._pool is not None:
             self._pool.publish(self._steering.own(self._effective(), now=time.monotonic()))
 
+    def _keep_macs(self) -> None:
+        """Has the disk know the MACs of our devices, so that a node is known wherever it comes back."""
+        served = self._networks.values()
+        macs = {network.config.device: network.own_mac for network in served if any(network.own_mac)}
+        if not macs.items() <= self._macs.items():
+            self._macs = self._macs | macs
+            keep_macs(Path(self._config.node.state_dir), self._macs)
+
     def _devices(self) -> list[str]:
         return [network.config.device for network in self._networks.values()]
 
     def _note_devices(self, addresses: Mapping[str, Sequence[IpAddress]]) -> None:
+        self._keep_macs()
         for network in self._networks.values():
             config = network.config
-            self._steering.serve(config, network.device.mac, addresses[config.device], ageing=config.ageing_s)
+            if not any(network.own_mac):
+                continue  # a TUN: it has none, and nothing is behind it but packets
+            self._steering.serve(
+                config, network.device.mac, addresses.get(config.device, ()), ageing=config.ageing_s
+            )
         self._publish()
 
     # ── Serving ─────────────────────────────────────────────────────────────────────────────────────────
@@ -358,6 +423,8 @@ class Daemon:
                     is_on = underlay.probe(feature)
                     log.info("%s: %s again: %s", underlay.address, feature.value, "on" if is_on else "off")
             if self._pool is not None:
+                if self._pool.waits_for_leases:
+                    self._pool_changed.set()
                 self._steering.see(self._datapath.flows(), self._effective(), now=now)
                 self._publish()
             for injector in self._injectors:
@@ -483,7 +550,7 @@ class Daemon:
             log.error("configuration not reloaded: %s", error)
             return
         changed = configuration.differences(self._config, new)
-        if tuple(network.id for network in new.networks) != tuple(self._networks):
+        if [network.id for network in new.networks] != [network.id for network in self._config.networks]:
             log.warning("networks were added or removed: restart to take that over")
             return
         kept = [key for key in changed if ".peers" not in key]
@@ -495,9 +562,9 @@ class Daemon:
         )
         self._config = self._config.model_copy(update={"networks": networks})
         self._introspector.use_config(self._config)
-        for config in networks:
-            network = self._networks[config.id]
-            network.config = config
+        for network in self._networks.values():
+            config = next(each for each in networks if each.id == network.id)
+            network.config = config.model_copy(update={"subnet": network.config.subnet})
             if not network.programs_kernel:
                 self._program(network)
         self._rang.set()  # the rest takes a thread: neighbors and routes have their order with the tables

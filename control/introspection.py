@@ -19,6 +19,7 @@ from control.operator.views import (
     FlowView,
     GossipView,
     HealthView,
+    LeaseView,
     MemberView,
     NeighView,
     NetworkView,
@@ -236,6 +237,10 @@ class Introspector:
             state="local" if route.vtep is None else route.origin.value,
         )
 
+    def leases(self) -> list[LeaseView]:
+        """Every subnet anybody has, static ones of networks without founders left out."""
+        return self._parts.pool.leases() if self._parts.pool is not None else []
+
     def flows(self) -> list[FlowView]:
         now = self._parts.clock()
         return [
@@ -289,7 +294,9 @@ class Introspector:
         return True
 
     def is_ready(self) -> bool:
-        return self.ready and all(network.problem is None for network in self._parts.networks.values())
+        networks = self._parts.networks
+        is_whole = len(networks) == len(self._config.networks)  # one that waits for its lease is not there
+        return self.ready and is_whole and all(network.problem is None for network in networks.values())
 
     def watch(self) -> AsyncGenerator[WatchEvent, None]:
         return self._events.subscribe()
@@ -323,6 +330,8 @@ class Introspector:
             yield HealthView(f"name conflict: {text}", "give every node its own `name`")
         for unwritten in pool.unwritten:
             yield HealthView(f"not on disk: {unwritten}", unwritten.advice)
+        for trouble in pool.lease_troubles():
+            yield HealthView(trouble.problem, trouble.fix)
         for text in pool.doubled:
             yield HealthView(
                 f"{text}: a copied disk, or one that was set back",

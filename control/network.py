@@ -43,8 +43,16 @@ class ServedNetwork:
 
     programs_kernel = False
 
-    def __init__(self, config: NetworkConfig, tables: Tables, underlays: Sequence[UdpUnderlay]) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        tables: Tables,
+        underlays: Sequence[UdpUnderlay],
+        mac: Mac | None = None,
+    ) -> None:
         """Opens the device, up, its carrier still down and without addresses: see `announce`.
+
+        `mac` is what the device had when it was ours last; None: as its VTEP's address has it.
 
         It is asked for super-frames where an underlay would carry what they are cut into.
 
@@ -61,7 +69,8 @@ class ServedNetwork:
         # A persistent TAP is its maker's: it keeps its MAC, and after us has no address of ours.
         self._is_found = netlink.link(config.device) is not None
         self._added: set[IpInterface] = set()
-        self.device = self._open(mac=None if self._is_found else stable_mac(config, underlays[0].address))
+        mac = mac or stable_mac(config, underlays[0].address)
+        self.device = self._open(mac=None if self._is_found else mac)
         for underlay in underlays:
             underlay.ladder.probed(Feature.TAP_GSO, self._tap_obstacle())
         tables.add_network(config.id)

@@ -20,6 +20,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from control.intent.leases import Self
+from control.intent.shared import Trouble
+from control.leasing import Leasing
 from control.membership.config import FIRST_REJOIN, REJOIN_INTERVAL, GossipConfig
 from control.membership.events import (
     Cloned,
@@ -40,18 +43,19 @@ from control.membership.keyquery import KeyStep
 from control.membership.member import Endpoint, Member, state_word
 from control.membership.peer import Peer
 from control.membership.records import RecordStatistics
-from control.membership.recordwire import NetworkRecord
+from control.membership.recordwire import LeaseWord, NetworkRecord
 from control.membership.secure import Envelope, parse_key_untrusted
 from control.membership.snapshot import Snapshot
 from control.membership.tags import WEFT_EPOCH, WEFT_ID
 from control.operator import fields
 from control.operator.schema import Config
 from control.operator.schema import GossipConfig as GossipTable
-from control.operator.views import KeysView
+from control.operator.views import KeysView, LeaseView
 from control.pool_files import PoolFiles
 from control.resolver import look_up
-from overlay.addr import IpAddress, parse_ip
-from overlay.errors import ConfigError, DeviceError, MembershipError, Problem, WireError
+from overlay.addr import IpAddress, NetworkId, parse_ip
+from overlay.errors import ConfigError, DeviceError, LeaseError, MembershipError, Problem, WireError
+from overlay.route import IpNetwork
 
 # Ours
 SNAPSHOT_SECONDS = 10.0  # between two looks whether the snapshot changed
@@ -71,9 +75,12 @@ class Pool:
         was_cloned: Whether the pool has heard words of ours that we never said.
     """
 
-    def __init__(self, settings: GossipConfig, table: GossipTable, files: PoolFiles) -> None:
+    def __init__(
+        self, settings: GossipConfig, table: GossipTable, files: PoolFiles, leasing: Leasing | None = None
+    ) -> None:
         self._clock = asyncio.get_running_loop().time
         self._files = files
+        self._leasing = leasing
         envelope = Envelope(files.keyring, nonce=os.urandom)
         self.core = Peer(settings, rng=random.SystemRandom(), envelope=envelope, now=self._clock())
         self._gossip = Gossip(self.core, bind_endpoint(table), self._event)
@@ -106,7 +113,10 @@ class Pool:
         with ExitStack() as undo:
             files = PoolFiles.open(Path(config.node.state_dir), table.keyring)
             undo.callback(files.close)
-            pool = cls(_settings(config.node.name, own, table, files.start), table, files)
+            settings = _settings(config.node.name, own, table, files.start)
+            us = Self(config.node.name, files.start.weft_id, str(own))
+            leasing = Leasing.open(config, us, is_first=files.start.epoch == 1, now=_now())
+            pool = cls(settings, table, files, leasing)
             pool._tell = tell
             await pool._gossip.bind()
             undo.callback(pool._gossip.close)
@@ -228,6 +238,58 @@ class Pool:
         """Says this of ourselves from now on."""
         if not self.has_left and self.core.publish(networks, now=self._clock()):
             self._gossip.wake()
+
+    # ── Leases ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def lease(self) -> None:
+        """Does what follows for the leases from what the others say; `held` and `lease_words` show it."""
+        if self._leasing is not None:
+            await self._leasing.advance(self.core, is_cloned=self.was_cloned, now=self._clock())
+
+    def held(self, network: NetworkId) -> IpNetwork | None:
+        """The subnet this node has leased in that network."""
+        return self._leasing.held(network) if self._leasing is not None else None
+
+    def lease_words(self) -> dict[NetworkId, LeaseWord]:
+        """What this node says of the leases of its networks."""
+        return self._leasing.words() if self._leasing is not None else {}
+
+    @property
+    def waits_for_leases(self) -> bool:
+        return self._leasing is not None and self._leasing.is_waiting
+
+    def leases(self) -> list[LeaseView]:
+        """Every subnet anybody has."""
+        return self._leasing.rows() if self._leasing is not None else []
+
+    def lease_troubles(self) -> list[Trouble]:
+        """What is wrong with the leases."""
+        return list(self._leasing.troubles()) if self._leasing is not None else []
+
+    async def release(self, subnet: str) -> None:
+        """Takes a leased subnet back from a node that will not come back.
+
+        Raises:
+            LeaseError: It is not ours to take back, or its holder is alive.
+        """
+        await self._require_leases().release(subnet)
+        self.changed()
+
+    async def adopt(self, without: Iterable[str]) -> dict[str, int]:
+        """Takes what the pool holds of our blocks for our book; how many grants it has, by network.
+
+        Raises:
+            LeaseError: We are no founder, or somebody is missing that might hold a subnet.
+        """
+        told = await self._require_leases().adopt(self.core, without)
+        self.was_cloned = False
+        self.changed()
+        return told
+
+    def _require_leases(self) -> Leasing:
+        if self._leasing is None:
+            raise LeaseError("leases: no network here has `founders`")
+        return self._leasing
 
     def _require_membership(self, what: str) -> None:
         if self.has_left:
@@ -379,6 +441,10 @@ class _Troubles:
         """Those met lately, by name."""
         self._met = {name: each for name, each in self._met.items() if now - each[1] < TROUBLE_SECONDS}
         return [text for _, (text, _) in sorted(self._met.items())]
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _nobody_listens() -> None:

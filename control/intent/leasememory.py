@@ -1,8 +1,8 @@
 """What a node must not forget of its leases: the founder's book, and the lease it holds.
 
-    {"schema": "weft.leases-memory/1", "networks": {"pods": {"pool": "3f…", "is_founder": true, "number": 2,
-     "endpoint": "192.0.2.1:7946", "fence": "", "grants": [["10.5.1.0/24", "n1", "c0de…", 1, false], …],
-     "held": ["10.5.1.0/24", "n1", "c0de…", 1]}}}
+    {"schema": "weft.leases-memory/1", "networks": {"pods": {"pool": "3f…", "subnet_len": 24,
+     "founders": ["n1"], "is_founder": true, "number": 2, "endpoint": "192.0.2.1:7946", "fence": "",
+     "grants": [["10.5.1.0/24", "n1", "c0de…", 1, false], …], "held": ["10.5.1.0/24", "n1", "c0de…", 1]}}}
 
 Encoding and reading only.  It is on disk before anybody hears of it; a file that cannot be read is a lost
 one, and a founder that lost its book grants nothing (`leases`).
@@ -16,7 +16,15 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from control.membership.pack import NAME_OCTETS, U64
-from control.membership.recordwire import GRANTS_MAX, ID_OCTETS, POOL_ID_OCTETS, Grant, Holding, IpNetwork
+from control.membership.recordwire import (
+    FOUNDERS_MAX,
+    GRANTS_MAX,
+    ID_OCTETS,
+    POOL_ID_OCTETS,
+    Grant,
+    Holding,
+    IpNetwork,
+)
 from overlay.errors import MalformedError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -33,6 +41,8 @@ class LeaseMemory:
 
     Attributes:
         pool_id: Which pool they are of.
+        subnet_len: How it divides its network.
+        founders: Who grants there: who was not told, and joined, must know it after a restart.
         is_founder: Whether the node was a founder when it wrote this: only then is there a book.
         number: The last act of the founder; the next one is greater, whatever happens.
         endpoint: Where the founder was then: a copy of its disk starts somewhere else.
@@ -42,6 +52,8 @@ class LeaseMemory:
     """
 
     pool_id: bytes
+    subnet_len: int = 24
+    founders: tuple[str, ...] = ()
     is_founder: bool = False
     number: int = 0
     endpoint: str = ""
@@ -55,6 +67,8 @@ def encode_memory(memory: Mapping[str, LeaseMemory]) -> str:
     networks = {
         name: {
             "pool": each.pool_id.hex(),
+            "subnet_len": each.subnet_len,
+            "founders": list(each.founders),
             "is_founder": each.is_founder,
             "number": each.number,
             "endpoint": each.endpoint,
@@ -102,6 +116,8 @@ def _memory_untrusted(told: Any) -> LeaseMemory:
     held = told.get("held")
     return LeaseMemory(
         pool_id=_pool_id_untrusted(told.get("pool")),
+        subnet_len=_number_untrusted(told.get("subnet_len")),
+        founders=_names_untrusted(told.get("founders")),
         is_founder=_truth_untrusted(told.get("is_founder")),
         number=_number_untrusted(told.get("number")),
         endpoint=_text_untrusted(told.get("endpoint"), TEXT_MAX),
@@ -119,6 +135,12 @@ def _pool_id_untrusted(value: Any) -> bytes:
     if len(pool_id) != POOL_ID_OCTETS:
         raise MalformedError(f"leases.pool: expected {POOL_ID_OCTETS} octets in hex, found {value!r:.60}")
     return pool_id
+
+
+def _names_untrusted(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > FOUNDERS_MAX:
+        raise MalformedError(f"leases.founders: expected names, found {value!r:.60}")
+    return tuple(_text_untrusted(each, NAME_OCTETS) for each in value)
 
 
 def _items_untrusted(value: Any, length: int) -> list[Any]:

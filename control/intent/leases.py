@@ -196,7 +196,7 @@ class Leases:
         self._words: tuple[Word, ...] = ()
         self._settles_at = now + SETTLE_SECONDS
         self._now = now
-        self._memory = memory or LeaseMemory(plan.pool_id)
+        self._memory = memory or LeaseMemory(plan.pool_id, plan.subnet_len, plan.founders)
         if self._is_founder:
             self._open_book(has_book=memory is not None and memory.is_founder, is_first=is_first)
 
@@ -227,11 +227,25 @@ class Leases:
         """What the disk holds."""
         return self._memory
 
+    @property
+    def unwritten(self) -> str:
+        """Why the disk does not hold what was last decided; empty: it does."""
+        return self._unwritten
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether time alone may change something: we want a subnet, or have just begun to listen."""
+        return (self._wants and self._memory.held is None) or (
+            self._is_founder and self._now < self._settles_at + 1.0
+        )
+
     def word(self) -> LeaseWord:
         """What we say of it in our record: only what is on disk."""
         memory = self._memory
         return LeaseWord(
             self.plan.pool_id,
+            self.plan.subnet_len,
+            self.plan.founders,
             asks="" if memory.held else self._asks,
             free=len(self._free_slots(limit=1)) if self._may_grant else 0,
             held=memory.held,

@@ -120,6 +120,8 @@ class LeaseWord:
 
     Attributes:
         pool_id: Founders and network, hashed: two pools must not mix.
+        subnet_len: How long a leased subnet's prefix is.
+        founders: Who may grant, in their order: whoever joins need not be told.
         asks: The founder it wants a subnet of; empty: none.
         free: How many a founder could grant; 0 for who is none, and for one that must not.
         held: What it has.
@@ -128,6 +130,8 @@ class LeaseWord:
     """
 
     pool_id: bytes
+    subnet_len: int = 24
+    founders: tuple[str, ...] = ()
     asks: str = ""
     free: int = 0
     held: Holding | None = None
@@ -288,7 +292,7 @@ def _network(network: NetworkRecord) -> dict[str, object]:
 
 
 def _leases(word: LeaseWord) -> dict[str, object]:
-    told: dict[str, object] = {"Pool": word.pool_id}
+    told: dict[str, object] = {"Pool": word.pool_id, "Len": word.subnet_len, "Founders": list(word.founders)}
     if word.asks:
         told["Asks"] = word.asks
     if word.free:
@@ -522,6 +526,10 @@ def _network_untrusted(fields: Fields) -> NetworkRecord:
 def _leases_untrusted(fields: Fields) -> LeaseWord:
     return LeaseWord(
         pool_id=_exactly_untrusted(fields.octets(b"Pool", POOL_ID_OCTETS), POOL_ID_OCTETS, "pool id"),
+        subnet_len=fields.number(b"Len", 128),
+        founders=tuple(
+            name_untrusted(x, "founder") for x in _items_untrusted(fields, b"Founders", FOUNDERS_MAX)
+        ),
         asks=fields.name(b"Asks") if fields.has(b"Asks") else "",
         free=fields.number(b"Free", U32),
         held=_holding_untrusted(fields.items(b"Held")) if fields.has(b"Held") else None,

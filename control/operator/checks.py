@@ -20,7 +20,7 @@ from overlay.addr import Mac, Vtep, format_mac
 SUBNET_ADDRESSES_MIN = 4  # the base is the tunnel device's, the next a bridge's: Flannel takes no /31 either
 
 # Ours
-ROUTED_ONLY = ("network", "net_conf", "subnet", "founders", "subnet_file", "masquerade")
+ROUTED_ONLY = ("network", "net_conf", "subnet", "subnet_len", "founders", "subnet_file", "masquerade")
 
 
 def contradictions(config: Config) -> Iterator[Finding]:
@@ -33,6 +33,7 @@ def contradictions(config: Config) -> Iterator[Finding]:
         yield from _peers(config, network, at)
         if network.mode is Mode.ROUTED:
             yield from _subnets(network, at)
+            yield from _leases(config, network, at)
     yield from _twice(config, "name", _chosen_name)
     yield from _twice(config, "device", lambda network: f"device {network.device}")
     yield from _twice(config, "vni", _wire_identity)
@@ -135,6 +136,18 @@ def _subnets(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
                 )
 
 
+def _leases(config: Config, network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
+    """A subnet is this node's own, or leased from founders, which a pool tells of."""
+    if config.gossip is not None:
+        return
+    if network.founders:
+        yield Finding((*at, "founders"), "expected a pool to grant leases in, found no [gossip]")
+    elif network.subnet is None:
+        yield Finding(
+            (*at, "subnet"), "expected this node's subnet, or a pool to lease one in, found neither"
+        )
+
+
 def _nodes(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
     """Each peer of a routed network says what is behind it, and over VXLAN which MAC its device has."""
     seen: dict[Mac, Vtep] = {}
@@ -185,9 +198,3 @@ def unsupported(config: Config) -> Iterator[Finding]:
     """What this build cannot run yet, though it is written correctly."""
     if config.node.engine is Engine.NATIVE:
         yield Finding(("node", "engine"), "this build has no native engine yet", '"auto"')
-    for index, network in enumerate(config.networks):
-        if network.mode is Mode.ROUTED and network.subnet is None:
-            why = "expected this node's subnet, found none: this build cannot lease one yet"
-            yield Finding(("network", index, "subnet"), why)
-        if network.founders:
-            yield Finding(("network", index, "founders"), "this build cannot grant leases yet")

@@ -28,6 +28,8 @@ JOIN = "weft.join/1"
 LEAVE = "weft.leave/1"
 KEYS = "weft.keys/1"
 LEASES = "weft.leases/1"
+RELEASE = "weft.release/1"
+ADOPT = "weft.adopt/1"
 ROUTES = "weft.routes/1"
 
 _ABSENT = {"absent_when_none": True}
@@ -277,6 +279,20 @@ class TrafficView:
     ingress_octets: int
     fdb_entries: int
     flows: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseView:
+    """weft.leases/1: whose a subnet is.
+
+    Attributes:
+        state: `held`; `granted`, and not taken up yet; `released`; `static`, by configuration.
+    """
+
+    network: str
+    subnet: str
+    node: str
+    state: str
 
 
 @dataclass(frozen=True, slots=True)

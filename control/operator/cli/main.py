@@ -34,6 +34,10 @@ COMMANDS = {
     "routes": ("control.operator.cli.tables:routes", "Behind which node each subnet is."),
     "flows": ("control.operator.cli.tables:flows", "The verdicts that are remembered."),
     "drops": ("control.operator.cli.tables:drops", "Why frames went no further, and how many."),
+    "leases": (
+        "control.operator.cli.leases:leases",
+        "Whose each subnet is; take one back; mend a founder.",
+    ),
     "members": ("control.operator.cli.pool:members", "Everybody in the gossip pool."),
     "join": ("control.operator.cli.pool:join", "Join the pool these hosts are in."),
     "leave": ("control.operator.cli.pool:leave", "Leave the pool; static peers stay."),

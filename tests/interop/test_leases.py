@@ -1,0 +1,231 @@
+"""Subnets are leased in real pools: one founder, and nodes that are told nothing but `--join`.
+
+n1  founder ──┐
+n2            ┼── hub       routed, in both formats; nobody has a static peer, n1 alone has `founders`
+n3 n4 n5      ┘
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import IPv4Network, ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.lab import ROOT, BuildLab
+from support.pools import SEED
+from support.serving import await_ready, eventually, exit_status, start, view
+from support.traffic import mac_of
+
+from bench.lab import checks
+from bench.lab.namespaces import Daemon, Lab
+from bench.lab.topology import NodeKind, segment
+from control.operator.client import Client
+from control.operator.failure import Failure
+
+pytestmark = [*ROOT, pytest.mark.interop]
+
+TRAFFIC_WITHIN_S = 3.0
+DETECTION_S = 45.0
+NETWORK = "10.5.0.0/16"
+FOUNDER = f"""
+[[network]]
+name = "pods"
+mode = "routed"
+encap = "{{encap}}"
+device = "flannel0"
+network = "{NETWORK}"
+founders = ["n1"]
+subnet_file = "{{home}}/subnet.env"
+"""
+
+
+class Routed:
+    """Daemons of one routed network in a lab of bare nodes."""
+
+    def __init__(self, lab: Lab, folder: Path, encap: str) -> None:
+        self.lab = lab
+        self.folder = folder
+        self.encap = encap
+        self.daemons: dict[str, Daemon] = {}
+
+    def home(self, name: str) -> Path:
+        return self.folder / name
+
+    def start(self, *names: str) -> None:
+        """Starts these; returns when each has its subnet and carries."""
+        for name in names:
+            self.launch(name)
+        for name in names:
+            await_ready(self.daemons[name])
+
+    def launch(self, name: str) -> None:
+        told = ["--name", name, "--underlay", f"192.0.2.{name[1:]}"]
+        configuration = ""
+        if name == "n1":
+            configuration = FOUNDER.format(encap=self.encap, home=self.home(name))
+            told += ["--gossip-bind", "0.0.0.0"]
+        else:
+            told += ["--mode", "routed", "--encap", self.encap, "--device", "flannel0"]
+            told += ["--network", NETWORK, "--join", SEED]
+        self.daemons[name] = start(self.lab[name], self.home(name), *told, configuration=configuration)
+
+    def kill(self, name: str) -> None:
+        daemon = self.daemons.pop(name)
+        daemon.process.kill()
+        exit_status(daemon)
+
+    def stop(self) -> None:
+        for daemon in self.daemons.values():
+            daemon.process.terminate()
+        assert {name: exit_status(daemon) for name, daemon in self.daemons.items()} == dict.fromkeys(
+            self.daemons, 0
+        )
+
+    def leases(self, name: str = "n1") -> dict[str, str]:
+        """Node → the subnet it holds, as that node knows."""
+        return {
+            each["node"]: each["subnet"]
+            for each in view(self.daemons[name], "leases")
+            if each["state"] == "held"
+        }
+
+    def base(self, name: str) -> Any:
+        return ip_network(self.leases(name)[name]).network_address
+
+    def seconds_until_all_ping(self, *names: str, since: float, within_s: float = 20.0) -> float:
+        waiting = [(here, self.base(there)) for here in names for there in names if here != there]
+        while waiting:
+            pinged = checks.ping_all([(self.lab[here], there) for here, there in waiting], count=1)
+            waiting = [pair for pair, ping in zip(waiting, pinged, strict=True) if not ping.complete]
+            if waiting and time.monotonic() - since > within_s:
+                pytest.fail(f"after {within_s} s: {waiting}\n{self.daemons['n1'].read_output()}")
+        return time.monotonic() - since
+
+    def ailments(self, name: str) -> list[str]:
+        return [each["problem"] for each in view(self.daemons[name], "status")["health"]]
+
+    def routes(self, name: str) -> str:
+        return self.lab[name].run(["ip", "route"]).stdout
+
+
+@pytest.fixture(params=["vxlan", "flannel-udp"])
+def routed(request: pytest.FixtureRequest, build_lab: BuildLab, tmp_path: Path) -> Iterator[Routed]:
+    lab = build_lab(segment("leases", *[NodeKind.BARE] * 5))
+    made = Routed(lab, tmp_path, request.param)
+    yield made
+    made.stop()
+
+
+def test_five_by_one_join_lease_and_ping_at_once_and_outlive_one(
+    routed: Routed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"n{number}" for number in range(1, 6)]
+    routed.start("n1", "n2", "n3", "n4")
+    launched_at = time.monotonic()
+    routed.start("n5")
+    took = routed.seconds_until_all_ping(*names, since=launched_at)
+    subnets = [ip_network(subnet) for subnet in routed.leases().values()]
+    assert len(set(subnets)) == 5
+    assert all(isinstance(each, IPv4Network) and each.prefixlen == 24 for each in subnets)
+    with capsys.disabled():
+        print(f"\n[{routed.encap}: leased and all pairs ping {took:.2f} s after n5 was started")
+    own = ip_network(routed.leases()["n1"])
+    env = (routed.home("n1") / "subnet.env").read_text()
+    assert f"FLANNEL_SUBNET={own.network_address + 1}/24" in env
+
+    before = routed.leases("n5")["n5"]
+    has_mac = routed.encap == "vxlan"
+    mac = mac_of(routed.lab["n5"], "flannel0") if has_mac else ""
+    routed.kill("n5")
+    killed_at = time.monotonic()
+    for name in names[:4]:
+        eventually(
+            f"{name} has no route to n5",
+            lambda name=name: before not in [each["subnet"] for each in view(routed.daemons[name], "routes")],
+            within_s=DETECTION_S,
+        )
+        if has_mac:
+            eventually("nor its kernel", lambda name=name: before not in routed.routes(name))
+    gone_after = time.monotonic() - killed_at
+    routed.launch("n5")
+    await_ready(routed.daemons["n5"])
+    took = routed.seconds_until_all_ping(*names, since=time.monotonic())
+    with capsys.disabled():
+        print(
+            f" kill -9: gone after {gone_after:.2f} s; restart: all pairs ping {took:.2f} s after it was ready]"
+        )
+    assert took <= TRAFFIC_WITHIN_S
+    assert routed.leases("n5")["n5"] == before
+    assert not has_mac or mac_of(routed.lab["n5"], "flannel0") == mac
+
+
+def test_a_founder_that_lost_its_disk_grants_nothing_until_it_is_adopted(routed: Routed) -> None:
+    routed.start("n1", "n2", "n3")
+    held = routed.leases()
+    routed.kill("n1")
+    shutil.rmtree(routed.home("n1") / "state")
+    routed.launch("n1")
+    eventually("n1 answers", lambda: bool(routed.ailments("n1")))
+    eventually(
+        "it says what it lost", lambda: any("grants no leases" in each for each in routed.ailments("n1"))
+    )
+    routed.launch("n4")
+    eventually("n4 is in the pool", lambda: len(view(routed.daemons["n4"], "members")) == 4)
+    assert "n4" not in routed.leases("n2")
+    assert {name: subnet for name, subnet in routed.leases("n2").items() if name != "n1"} == {
+        name: subnet for name, subnet in held.items() if name != "n1"
+    }
+    asked = Client(str(routed.daemons["n1"].socket))
+
+    def adopted() -> bool:
+        with suppress(Failure):  # somebody has not heard it yet
+            asked.tell("leases/adopt", {"without": []}, timeout=30.0)
+            return True
+        return False
+
+    eventually("it is adopted", adopted)
+    for name in ("n1", "n4"):
+        await_ready(routed.daemons[name])
+    now = routed.leases()
+    assert len(set(now.values())) == 4
+    assert {name: now[name] for name in ("n2", "n3")} == {name: held[name] for name in ("n2", "n3")}
+    routed.seconds_until_all_ping("n1", "n2", "n3", "n4", since=time.monotonic())
+
+
+def test_only_the_subnet_of_one_that_is_gone_is_taken_back(routed: Routed) -> None:
+    routed.start("n1", "n2")
+    founder = Client(str(routed.daemons["n1"].socket))
+    held = routed.leases()["n2"]
+    with pytest.raises(Failure, match="n2 is alive"):
+        founder.tell("leases/release", {"subnet": held}, timeout=30.0)
+    routed.kill("n2")
+
+    def released() -> bool:
+        with suppress(Failure):
+            founder.tell("leases/release", {"subnet": held}, timeout=30.0)
+            return True
+        return False
+
+    eventually("its holder is dead, and it is released", released, within_s=DETECTION_S)
+    assert [each["state"] for each in view(routed.daemons["n1"], "leases") if each["subnet"] == held] != []
+
+
+def test_nodes_whose_founders_differ_do_not_mix(routed: Routed) -> None:
+    routed.start("n1", "n2")
+    odd = FOUNDER.format(encap=routed.encap, home=routed.home("n3")).replace('["n1"]', '["n3", "n1"]')
+    told = ["--name", "n3", "--underlay", "192.0.2.3", "--join", SEED]
+    routed.daemons["n3"] = start(routed.lab["n3"], routed.home("n3"), *told, configuration=odd)
+    for name, other in (("n1", "n3"), ("n3", "n1")):
+        eventually(
+            f"{name} names {other}",
+            lambda name=name, other=other: any(
+                f"{other} is of another pool" in each for each in routed.ailments(name)
+            ),
+        )
+    subnets = {each["subnet"] for each in view(routed.daemons["n1"], "routes")}
+    assert not any(ip_address(subnet.split("/")[0]) in ip_network("10.5.128.0/17") for subnet in subnets)

@@ -33,7 +33,6 @@ def contradictions(config: Config) -> Iterator[Finding]:
         yield from _peers(config, network, at)
         if network.mode is Mode.ROUTED:
             yield from _subnets(network, at)
-            yield from _leases(config, network, at)
     yield from _twice(config, "name", _chosen_name)
     yield from _twice(config, "device", lambda network: f"device {network.device}")
     yield from _twice(config, "vni", _wire_identity)
@@ -136,18 +135,6 @@ def _subnets(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
                 )
 
 
-def _leases(config: Config, network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
-    """A subnet is this node's own, or leased from founders, which a pool tells of."""
-    if config.gossip is not None:
-        return
-    if network.founders:
-        yield Finding((*at, "founders"), "expected a pool to grant leases in, found no [gossip]")
-    elif network.subnet is None:
-        yield Finding(
-            (*at, "subnet"), "expected this node's subnet, or a pool to lease one in, found neither"
-        )
-
-
 def _nodes(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
     """Each peer of a routed network says what is behind it, and over VXLAN which MAC its device has."""
     seen: dict[Mac, Vtep] = {}
@@ -198,3 +185,14 @@ def unsupported(config: Config) -> Iterator[Finding]:
     """What this build cannot run yet, though it is written correctly."""
     if config.node.engine is Engine.NATIVE:
         yield Finding(("node", "engine"), "this build has no native engine yet", '"auto"')
+    for index, network in enumerate(config.networks):
+        if network.mode is Mode.ROUTED and config.gossip is None:
+            yield from _without_a_pool(network, ("network", index))
+
+
+def _without_a_pool(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
+    """A subnet is leased in a pool: which one, a flag may have to say."""
+    if network.founders:
+        yield Finding((*at, "founders"), "expected a pool to grant leases in, found no [gossip]")
+    if network.subnet is None:
+        yield Finding((*at, "subnet"), "expected this node's subnet, or [gossip] to lease one, found neither")

@@ -107,7 +107,9 @@ class _Reader:
         network = self._network()
         if network is not None:
             keys["network"] = str(network)
-            keys["subnet_len"] = self._subnets(network)
+            length = self._subnets(network)
+            if self._value("SubnetLen" if network.version == 4 else "IPv6SubnetLen") is not None:
+                keys["subnet_len"] = length
         keys |= self._backend()
         return NetConf(keys, tuple(self._mistakes))
 
@@ -179,7 +181,7 @@ class _Reader:
             return {}
         values = {str(name).lower(): each for name, each in value.items()}
         kind = values.get("type", DEFAULT_BACKEND)
-        if kind not in BACKENDS:
+        if not isinstance(kind, str) or kind not in BACKENDS:
             near = next(iter(difflib.get_close_matches(str(kind), BACKENDS, n=1)), None)
             self._complain("Type", f"Backend.Type: expected vxlan or udp, found {found(kind)}", near)
             return {}

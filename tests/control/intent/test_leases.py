@@ -391,7 +391,7 @@ def test_a_lease_whose_founder_changed_while_it_was_written_is_not_taken() -> No
     asker.consider([replace(word_of(founder, "n1"), weft_id="another")], now=SETTLED)
     asker.written()
     assert asker.held is None
-    assert asker.to_write() == LeaseMemory(PLAN.pool_id)
+    assert asker.to_write() == LeaseMemory(PLAN.pool_id, PLAN.subnet_len, PLAN.founders)
     asker.written()
 
 

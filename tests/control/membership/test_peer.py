@@ -1,0 +1,54 @@
+"""Serf and the records together: what one node says of itself, another holds, and no stranger hears."""
+
+from __future__ import annotations
+
+from support.gossip_world import believes, weft_tags, world
+from support.records import holds_newest, network, peer, say
+
+from control.membership.events import MemberChanged, PeerMessage, RecordChanged
+from control.membership.member import MemberState
+from control.membership.peer import Peer
+
+
+def test_what_is_said_is_heard_and_told_as_an_event() -> None:
+    with world(1, "peer", core=Peer) as made:
+        one = made.add("n1", tags=weft_tags("id1"))
+        other = made.add("n2", tags=weft_tags("id2"), seeds=(one.endpoint,))
+        say(made, one, network(1))
+        made.run_until(lambda: holds_newest(other, one), within=3.0)
+        told = [event for _, event in other.events]
+        assert RecordChanged("n1") in told
+        assert any(isinstance(event, MemberChanged) for event in told)
+        assert not any(isinstance(event, PeerMessage) for event in told), "the records took it"
+
+
+def test_a_record_leaves_with_its_member() -> None:
+    with world(2, "peer-left", core=Peer) as made:
+        one = made.add("n1", tags=weft_tags("id1"))
+        other = made.add("n2", tags=weft_tags("id2"), seeds=(one.endpoint,))
+        say(made, one, network(1))
+        made.run_until(lambda: holds_newest(other, one), within=3.0)
+        one.core.leave(now=one.clock(made.now))
+        made.settle(one)
+        made.run_until(lambda: believes(other, "n1", MemberState.LEFT), within=5.0)
+        assert peer(other).records.lookup("n1") is None
+
+
+def test_who_carries_no_tags_of_ours_holds_nothing_and_says_nothing() -> None:
+    with world(3, "peer-stock", core=Peer) as made:
+        weft = made.add("n1", tags=weft_tags("id1"))
+        stock = made.add("s1", tags={"role": "db"}, seeds=(weft.endpoint,))
+        say(made, weft, network(1))
+        say(made, stock, network(2))
+        made.run(10.0)
+        assert believes(weft, "s1", MemberState.ALIVE)
+        assert peer(weft).records.lookup("s1") is None
+        assert peer(stock).records.lookup("n1") is None
+
+
+def test_saying_the_same_again_is_no_news() -> None:
+    with world(4, "peer-same", core=Peer) as made:
+        one = made.add("n1", tags=weft_tags("id1"))
+        now = one.clock(made.now)
+        assert peer(one).publish([network(1)], now=now)
+        assert not peer(one).publish([network(1)], now=now)

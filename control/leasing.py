@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from control.intent.leasememory import LeaseMemory, encode_memory, parse_memory_untrusted
-from control.intent.leases import LeasePlan, Leases, Self, Word, default_subnet_len
+from control.intent.leaseplan import LeasePlan, default_subnet_len
+from control.intent.leases import Leases, Self, Word
 from control.intent.shared import Trouble, pair
 from control.membership.events import Refusal
-from control.membership.recordwire import LeaseWord
+from control.membership.recordbody import LeaseWord
 from control.membership.tags import identity_of
 from control.operator.schema import Config, Mode, NetworkConfig
 from control.operator.views import LeaseView

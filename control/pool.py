@@ -6,7 +6,8 @@
 The epoch is on disk before the first datagram leaves, so that no start of this node can be taken for an
 earlier one; and the sockets are ours before it is written, so that a daemon that cannot be is no start.
 Names among the seeds are resolved here, again and again; everything after that is the core's
-(`membership.serf`), which this file feeds through its shell (`membership.gossip`).
+(`membership.peer`), which this file feeds through its shell (`membership.gossip`).  Over 500 lines: all that
+the rest of the daemon may ask of the pool is asked here.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ from control.membership.gossip import Gossip
 from control.membership.keyquery import KeyStep
 from control.membership.member import Endpoint, Member, state_word
 from control.membership.peer import Peer
+from control.membership.recordbody import LeaseWord, NetworkRecord
 from control.membership.records import RecordStatistics
-from control.membership.recordwire import LeaseWord, NetworkRecord
 from control.membership.secure import Envelope, parse_key_untrusted
 from control.membership.snapshot import Snapshot
 from control.membership.tags import WEFT_EPOCH, WEFT_ID
@@ -53,6 +54,7 @@ from control.operator.schema import GossipConfig as GossipTable
 from control.operator.views import KeysView, LeaseView
 from control.pool_files import PoolFiles
 from control.resolver import look_up
+from control.troubles import Troubles
 from overlay.addr import IpAddress, NetworkId, parse_ip
 from overlay.errors import ConfigError, DeviceError, LeaseError, MembershipError, Problem, WireError
 from overlay.route import IpNetwork
@@ -61,7 +63,6 @@ from overlay.route import IpNetwork
 SNAPSHOT_SECONDS = 10.0  # between two looks whether the snapshot changed
 LEAVE_SECONDS = 8.0  # how long a leave may take before we go without having been heard
 ANSWER_SECONDS = 30.0  # how long an operator waits for a join or a key query
-TROUBLE_SECONDS = 600.0  # how long a trouble is shown after it was last met; one that lasts is met again
 
 log = logging.getLogger("weft.pool")
 
@@ -88,9 +89,9 @@ class Pool:
         self.changed: Callable[[], None] = _nobody_listens
         self._names = tuple(seed for seed in table.join if not _is_address(seed.host))
         self._unresolved: set[fields.Endpoint] = set()
-        self._conflicts = _Troubles()
-        self._blocked = _Troubles()
-        self._doubled = _Troubles()
+        self._conflicts = Troubles()
+        self._blocked = Troubles()
+        self._doubled = Troubles()
         self.was_cloned = False
         self._departed = asyncio.Event()
         self._answers: dict[int, asyncio.Future[KeysAnswered]] = {}
@@ -420,27 +421,6 @@ class Pool:
         while True:
             await asyncio.sleep(SNAPSHOT_SECONDS)
             await self._files.keep_in_thread(self.core)
-
-
-class _Troubles:
-    """Troubles by the name they are about, each gone when it has not been met for a while."""
-
-    def __init__(self) -> None:
-        self._met: dict[str, tuple[str, float]] = {}
-
-    def note(self, name: str, text: str, *, now: float) -> bool:
-        """Whether it is news."""
-        is_news = text not in self.current(now=now)
-        self._met[name] = text, now
-        return is_news
-
-    def forget(self, name: str) -> None:
-        self._met.pop(name, None)
-
-    def current(self, *, now: float) -> list[str]:
-        """Those met lately, by name."""
-        self._met = {name: each for name, each in self._met.items() if now - each[1] < TROUBLE_SECONDS}
-        return [text for _, (text, _) in sorted(self._met.items())]
 
 
 def _now() -> float:

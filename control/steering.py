@@ -25,7 +25,7 @@ from tunnel.interfaces import FlowStatistics
 if TYPE_CHECKING:
     from control.membership.member import Member
     from control.membership.peer import Peer
-    from control.membership.recordwire import LeaseWord, NetworkRecord
+    from control.membership.recordbody import LeaseWord, NetworkRecord
 
 # Ours
 HOLD_DOWN_SECONDS = 3.0  # between a death and what follows from it

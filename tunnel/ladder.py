@@ -59,8 +59,7 @@ class Ladder:
         """Everything off until it was probed; `switches` left out means auto."""
         self._switches = dict(switches or {})
         self._standings = {
-            feature: _Standing(is_on=False, reason=f"{feature.value}: not probed")
-            for feature in Feature
+            feature: _Standing(is_on=False, reason=f"{feature.value}: not probed") for feature in Feature
         }
 
     def is_on(self, feature: Feature) -> bool:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from control.intent.shared import NetworkKind, Trouble, pair
-from control.membership.recordwire import LocalMac, NetworkRecord
+from control.membership.recordbody import LocalMac, NetworkRecord
 from overlay.addr import IpAddress, Mac, NetworkId, Vtep, VtepId, format_mac
 from overlay.fdb import Origin
 from overlay.route import IpNetwork

@@ -16,7 +16,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from control.membership.pack import NAME_OCTETS, U64
-from control.membership.recordwire import (
+from control.membership.recordbody import (
     FOUNDERS_MAX,
     GRANTS_MAX,
     ID_OCTETS,

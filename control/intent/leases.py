@@ -15,7 +15,8 @@ of them fails the founder is *fenced*: it grants nothing until the operator has 
 
     Leases(plan, …)   consider(words)   to_write() ─▶ written() | not_written()   word()   adopt()   release()
 
-Nothing takes effect before `written`.
+Nothing takes effect before `written`.  Over 500 lines: asking, granting, holding and being fenced are one
+state, and each is only safe because of the others.
 """
 
 from __future__ import annotations
@@ -26,11 +27,10 @@ from hashlib import blake2b
 
 from control.intent.desired import is_within
 from control.intent.leasememory import LeaseMemory
+from control.intent.leaseplan import LeasePlan
 from control.intent.shared import Trouble
-from control.membership.recordwire import (
-    FOUNDERS_MAX,
+from control.membership.recordbody import (
     GRANTS_MAX,
-    POOL_ID_OCTETS,
     SUBNETS_MAX,
     Grant,
     Holding,
@@ -44,71 +44,9 @@ from overlay.errors import LeaseError
 # Ours
 SETTLE_SECONDS = 2.0  # a founder that has just started listens before it grants
 STRANGERS_SETTLE_SECONDS = 45.0  # while somebody it does not know takes it for an old acquaintance
-FIRST_SLOT = 1  # the first subnet is left alone, as Flannel does: it shares its address with the network
 LOST = "its book of grants is gone: a lost disk, or a torn file"
 MOVED = "it is at another address than its book says: moved, or a copy of its disk"
 CLONED = "another node speaks under its identity: a copied disk, or one that was set back"
-
-
-@dataclass(frozen=True, slots=True)
-class LeasePlan:
-    """How a network is divided: the same on every node, or the nodes are of two pools.
-
-    Raises:
-        LeaseError: It cannot be divided so.
-    """
-
-    network: IpNetwork
-    subnet_len: int
-    founders: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if not self.founders or len(set(self.founders)) != len(self.founders):
-            raise LeaseError(
-                f"founders: expected names, each once, found {', '.join(self.founders) or 'none'}"
-            )
-        if len(self.founders) > FOUNDERS_MAX:
-            raise LeaseError(f"founders: expected at most {FOUNDERS_MAX}, found {len(self.founders)}")
-        longest = self.network.max_prefixlen - 2
-        if not self.network.prefixlen < self.subnet_len <= longest:
-            found = f"/{self.subnet_len}"
-            raise LeaseError(
-                f"subnet length: expected /{self.network.prefixlen + 1} to /{longest}, found {found}"
-            )
-        if self.slots - FIRST_SLOT < len(self.founders):
-            raise LeaseError(f"network: expected a subnet for each founder, found {self.slots} in all")
-
-    @property
-    def slots(self) -> int:
-        """How many subnets there are, the first included."""
-        return int(1 << (self.subnet_len - self.network.prefixlen))
-
-    @property
-    def pool_id(self) -> bytes:
-        """What two nodes must agree on before they speak of leases."""
-        text = "\0".join((str(self.network), str(self.subnet_len), *self.founders))
-        return blake2b(text.encode(), digest_size=POOL_ID_OCTETS).digest()
-
-    def block(self, founder: str) -> range:
-        """The slots that founder alone decides about; none for who is no founder."""
-        if founder not in self.founders:
-            return range(0)
-        index, count = self.founders.index(founder), self.slots - FIRST_SLOT
-        first, end = (FIRST_SLOT + count * each // len(self.founders) for each in (index, index + 1))
-        return range(first, end)
-
-    def subnet(self, slot: int) -> IpNetwork:
-        """The subnet in that slot."""
-        base = int(self.network.network_address) + (slot << (self.network.max_prefixlen - self.subnet_len))
-        return type(self.network)((base, self.subnet_len))
-
-    def slot_of(self, subnet: IpNetwork) -> int | None:
-        """The slot that subnet is, None for one that is none of this network."""
-        if type(subnet) is not type(self.network) or subnet.prefixlen != self.subnet_len:
-            return None
-        offset = int(subnet.network_address) - int(self.network.network_address)
-        slot = offset >> (self.network.max_prefixlen - self.subnet_len)
-        return slot if 0 <= slot < self.slots else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -552,13 +490,6 @@ class Leases:
     def _own_word(self) -> Word:
         said = NetworkRecord(NetworkId(""), "", "", None, 0, leases=self.word())
         return Word(self._own.name, self._own.weft_id, is_here=True, said=said)
-
-
-def default_subnet_len(network: IpNetwork) -> int:
-    """Flannel's: /24, or a quarter of a network smaller than /22; /64 of an IPv6 network."""
-    if network.version == 6:
-        return max(64, network.prefixlen + 2)
-    return 24 if network.prefixlen <= 22 else network.prefixlen + 2
 
 
 def _overlap(one: IpNetwork, other: IpNetwork) -> bool:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from control.membership.recordwire import LocalMac
+from control.membership.recordbody import LocalMac
 from overlay.addr import Mac
 
 # From the specification: RFC 7432 section 15.1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from control.intent.desired import NetworkIntent, Ours, OwnPart
-from control.membership.recordwire import (
+from control.membership.recordbody import (
     IPS_MAX,
     MACS_MAX,
     NETWORKS_MAX,

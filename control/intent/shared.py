@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from control.membership.recordwire import NetworkRecord
+from control.membership.recordbody import NetworkRecord
 from overlay.addr import NetworkId
 
 

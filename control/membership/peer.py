@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from control.membership.config import GossipConfig
     from control.membership.events import Event
     from control.membership.member import Endpoint
-    from control.membership.recordwire import NetworkRecord
+    from control.membership.recordbody import NetworkRecord
     from control.membership.secure import Envelope
 
 

@@ -14,6 +14,8 @@ does.  News travels as a rumor; what a rumor missed, anti-entropy finds within s
     receive(data, sender, *, now)      handle_timer(*, now)      next_deadline()
     messages_to_send(*, now)           next_event()
 
+Over 500 lines: who may say what, and what becomes of it, is one set of rules and read as one.
+
 Heads up: read `recordwire` (what is said) and `recordset` (what is compared) first.
 """
 
@@ -27,18 +29,23 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 from control.membership.events import Cloned, RecordChanged, RecordEvent, RecordForked
 from control.membership.limits import RateLimit
 from control.membership.member import GONE, MemberState
+from control.membership.recordbody import (
+    RECORD_OCTETS,
+    NetworkRecord,
+    encode_networks,
+    parse_networks_untrusted,
+)
+from control.membership.recorddigests import PER_MESSAGE, bundles, is_covered, is_newer, pages_of_digests
 from control.membership.recordpages import Assemblies
-from control.membership.recordset import RECORDS_MAX, Record, RecordSet, bucket_of, hash_of
+from control.membership.recordset import RECORDS_MAX, Record, RecordSet, hash_of
 from control.membership.recordwire import (
     BUCKETS,
     PAGE_OCTETS,
-    RECORD_OCTETS,
     WANTS_MAX,
     Announcement,
     Buckets,
     Digest,
     Digests,
-    NetworkRecord,
     Page,
     RecordKey,
     RecordMessage,
@@ -47,10 +54,8 @@ from control.membership.recordwire import (
     Want,
     Wants,
     encode_message,
-    encode_networks,
     pages_of,
     parse_message_untrusted,
-    parse_networks_untrusted,
 )
 from control.membership.tags import identity_of
 from overlay.errors import MembershipError, UnsupportedError, WireError
@@ -68,15 +73,12 @@ HURRY_SECONDS = 0.2  # until the next exchange, where the last one brought somet
 GREETED_BY = 8  # peers of a newcomer that compare their sets with it at once
 ANSWER_OCTETS = 64 << 10  # of records, in answer to one message
 DIGEST_PAGES_MAX = 16  # in answer to one message
-PER_DIGEST = 16  # octets of msgpack around a digest's name, weft_id, hash and numbers, at most
 EARLY_MAX = 1024  # records whose writer we have not met yet
 EARLY_SECONDS = 60.0
 TIDY_SECONDS = 60.0
 MESSAGES_PER_SECOND = 1024  # of one sender
 QUESTIONS_PER_SECOND = 64  # of one sender: what makes us send
 UPDATES_PER_SECOND = 10  # of one writer; anti-entropy brings the last of them anyway
-BUNDLE_MAX = 64  # messages in one datagram
-PER_MESSAGE = 4  # octets each costs in a datagram beside its own
 ROOM_RESERVED = 4
 EVENTS_MAX = 65536
 
@@ -246,7 +248,7 @@ class Records:
         room = self._members.room() - ROOM_RESERVED
         return [
             *spreads,
-            *(Tell(name, bundle) for name, bodies in tells.items() for bundle in _bundles(bodies, room)),
+            *(Tell(name, bundle) for name, bodies in tells.items() for bundle in bundles(bodies, room)),
         ]
 
     def next_deadline(self) -> float:
@@ -461,31 +463,8 @@ class Records:
         if not differing:
             return
         self._counted["repairs"] += 1
-        for digests in self._pages_of_digests(differing)[:DIGEST_PAGES_MAX]:
+        for digests in pages_of_digests(self._set, differing, room=self._members.room())[:DIGEST_PAGES_MAX]:
             self._tell(sender, digests)
-
-    def _pages_of_digests(self, buckets: Sequence[int]) -> list[Digests]:
-        """What these parts consist of, in as many messages as it takes; each says what it covers."""
-        room = self._members.room() - 4 * PER_DIGEST - BUCKETS
-        pages: list[Digests] = []
-        covered: list[int] = []
-        listed: list[Digest] = []
-        left = room
-        for bucket in buckets:
-            records = self._set.shown(bucket)
-            need = sum(_octets_of(record.key) for record in records)
-            if need > left and covered:
-                pages.append(Digests(tuple(covered), "", "", tuple(listed)))
-                covered, listed, left = [], [], room
-            if need > left:
-                pages += _split(bucket, records, room)
-                continue
-            covered.append(bucket)
-            listed += [record.digest for record in records]
-            left -= need
-        if covered:
-            pages.append(Digests(tuple(covered), "", "", tuple(listed)))
-        return pages
 
     def _receive_digests(self, told: Digests, sender: str) -> None:
         theirs = {digest.key.name: digest for digest in told.digests}
@@ -493,7 +472,7 @@ class Records:
             record
             for bucket in set(told.buckets)
             for record in self._set.shown(bucket)
-            if _is_covered(record.name, told) and _is_newer(record, theirs.get(record.name))
+            if is_covered(record.name, told) and is_newer(record, theirs.get(record.name))
         ]
         self._tell_records(sender, missing_there)
         wanted = [Want(digest.key) for digest in told.digests if self._is_wanted(digest)]
@@ -566,50 +545,3 @@ class Records:
         for name in [name for name, until in self._early.items() if until <= self._now]:
             del self._early[name]
             self._forget(name)
-
-
-def _bundles(bodies: Sequence[bytes], room: int) -> Iterable[tuple[bytes, ...]]:
-    """The bodies in as few datagrams as they fit in, in their order."""
-    bundle: list[bytes] = []
-    left = room
-    for body in bodies:
-        if bundle and (len(body) + PER_MESSAGE > left or len(bundle) == BUNDLE_MAX):
-            yield tuple(bundle)
-            bundle, left = [], room
-        bundle.append(body)
-        left -= len(body) + PER_MESSAGE
-    if bundle:
-        yield tuple(bundle)
-
-
-def _octets_of(key: RecordKey) -> int:
-    return len(key.name.encode()) + len(key.weft_id.encode()) + 2 * PER_DIGEST + 8
-
-
-def _split(bucket: int, records: Sequence[Record], room: int) -> list[Digests]:
-    """One part of the set that is too large for one message."""
-    pages: list[Digests] = []
-    listed: list[Digest] = []
-    after, left = "", room
-    for record in records:
-        need = _octets_of(record.key)
-        if need > left:
-            pages.append(Digests((bucket,), after, listed[-1].key.name, tuple(listed)))
-            after, listed, left = listed[-1].key.name, [], room
-        listed.append(record.digest)
-        left -= need
-    pages.append(Digests((bucket,), after, "", tuple(listed)))
-    return pages
-
-
-def _is_covered(name: str, told: Digests) -> bool:
-    return name > told.after and (not told.until or name <= told.until) and bucket_of(name) in told.buckets
-
-
-def _is_newer(record: Record, theirs: Digest | None) -> bool:
-    """Whether ours is worth telling to one who holds that."""
-    if theirs is None or theirs.key.weft_id != record.key.weft_id:
-        return True
-    if theirs.key.age == record.key.age:
-        return record.digest.hash > theirs.hash
-    return record.key.age > theirs.key.age

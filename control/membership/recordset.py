@@ -18,14 +18,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from control.membership.config import MEMBERS_MAX, TOMBSTONE_AGE
-from control.membership.recordwire import (
-    BUCKET_OCTETS,
-    BUCKETS,
-    SUMMARY_OCTETS,
-    Digest,
-    NetworkRecord,
-    RecordKey,
-)
+from control.membership.recordbody import NetworkRecord
+from control.membership.recordwire import BUCKET_OCTETS, BUCKETS, SUMMARY_OCTETS, Digest, RecordKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

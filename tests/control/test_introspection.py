@@ -78,6 +78,7 @@ class Pooled:
     blocked: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     vteps: dict[str, tuple[VtepId, ...]] = field(default_factory=dict)
+    unleased: list[Trouble] = field(default_factory=list)
     unheard: dict[Refused, int] = field(default_factory=dict)
     unwritten: list[DeviceError] = field(default_factory=list)
     health: int = 0
@@ -95,6 +96,9 @@ class Pooled:
 
     def vteps_of(self, name: str) -> tuple[VtepId, ...]:
         return self.vteps.get(name, ())
+
+    def lease_troubles(self) -> list[Trouble]:
+        return self.unleased
 
     def record_counts(self) -> RecordStatistics:
         return RecordStatistics(3, 1, 2, 0, 0, 0, self.unheard)
@@ -120,6 +124,7 @@ class Node:
 
     def __init__(self, engine: Engine, *, pool: Pooled | None = None) -> None:
         self.engine = engine
+        self.pool = pool
         config = configured()
         self.served = Served(config.networks[0])
         assert self.served.id == NETWORK
@@ -366,9 +371,12 @@ def test_a_peer_is_one_with_the_vtep_it_says_it_has(pooled: Pooling) -> None:
 
 def test_what_nodes_disagree_about_is_told_with_its_fix(pooled: Pooling) -> None:
     node = pooled(Pooled([somebody("n1", "192.0.2.1")], doubled=["n3 says two things under one version"]))
+    assert node.pool is not None
+    node.pool.unleased = [Trouble("this founder grants no leases", "weft leases adopt")]
     node.steering.troubles = (Trouble("VNI 42 here, 43 on n2", "make `vni` the same"),)
     told = {line.problem: line.fix for line in node.introspector.status().health}
     assert told["VNI 42 here, 43 on n2"] == "make `vni` the same"
+    assert told["this founder grants no leases"] == "weft leases adopt"
     assert told["n3 says two things under one version: a copied disk, or one that was set back"]
 
 

@@ -12,7 +12,7 @@ from support.records import network, peer, say
 from control.intent.desired import Node, NodeSubnet
 from control.membership.member import MemberState
 from control.membership.peer import Peer
-from control.membership.recordwire import LocalMac
+from control.membership.recordbody import LocalMac
 from control.steering import (
     FLOWS_PER_LOOK,
     HOLD_DOWN_SECONDS,

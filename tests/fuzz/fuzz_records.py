@@ -16,7 +16,8 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 with atheris.instrument_imports(include=["overlay", "control"]):
     from support.records import Desk, member, network
 
-    from control.membership.recordwire import parse_message_untrusted, parse_networks_untrusted
+    from control.membership.recordbody import parse_networks_untrusted
+    from control.membership.recordwire import parse_message_untrusted
     from overlay.errors import WireError
 
 KINDS = b"RrAaWPSBD"

@@ -15,8 +15,9 @@ from ipaddress import ip_network
 from random import Random
 
 from control.intent.leasememory import LeaseMemory, encode_memory, parse_memory_untrusted
-from control.intent.leases import LeasePlan, Leases, Self, Word
-from control.membership.recordwire import Grant, Holding, IpNetwork, LeaseWord, NetworkRecord
+from control.intent.leaseplan import LeasePlan
+from control.intent.leases import Leases, Self, Word
+from control.membership.recordbody import Grant, Holding, IpNetwork, LeaseWord, NetworkRecord
 from overlay.addr import NetworkId
 from overlay.errors import LeaseError, WireError
 

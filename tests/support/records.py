@@ -11,15 +11,13 @@ from support.gossip_world import Actor, World, weft_tags
 
 from control.membership.member import VERSIONS, Endpoint, Member, MemberState
 from control.membership.peer import Peer
+from control.membership.recordbody import LocalMac, NetworkRecord, encode_networks
 from control.membership.records import Records, Refused, Spread, Tell
 from control.membership.recordwire import (
-    LocalMac,
-    NetworkRecord,
     RecordKey,
     RecordMessage,
     Rumor,
     encode_message,
-    encode_networks,
     parse_message_untrusted,
 )
 from control.membership.tags import encode_tags

@@ -22,7 +22,7 @@ from control.intent.desired import (
     is_within,
     survey,
 )
-from control.membership.recordwire import LeaseWord, LocalMac, NetworkRecord
+from control.membership.recordbody import LeaseWord, LocalMac, NetworkRecord
 from overlay.addr import IpAddress, Mac, NetworkId, Vni, Vtep
 from overlay.fdb import Origin
 from overlay.route import IpNetwork

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.intent.leasememory import LeaseMemory, encode_memory, parse_memory_untrusted
-from control.membership.recordwire import Grant, Holding
+from control.membership.recordbody import Grant, Holding
 from overlay.errors import WireError
 
 MEMORY = {

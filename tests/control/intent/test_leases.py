@@ -10,19 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.intent.leasememory import LeaseMemory
+from control.intent.leaseplan import LeasePlan, default_subnet_len
 from control.intent.leases import (
     CLONED,
     LOST,
     MOVED,
     SETTLE_SECONDS,
     STRANGERS_SETTLE_SECONDS,
-    LeasePlan,
     Leases,
     Self,
     Word,
-    default_subnet_len,
 )
-from control.membership.recordwire import Grant, Holding, LeaseWord, NetworkRecord
+from control.membership.recordbody import Grant, Holding, LeaseWord, NetworkRecord
 from overlay.addr import NetworkId
 from overlay.errors import LeaseError
 

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from support.doubles import mac
 
 from control.intent.localmacs import FROZEN_SECONDS, LOCAL_MACS_MAX, MOVES_MAX, MOVES_SECONDS, LocalMacs
-from control.membership.recordwire import LocalMac
+from control.membership.recordbody import LocalMac
 from overlay.addr import Mac
 
 OWN, A, B = mac(0), mac(1), mac(2)

@@ -11,12 +11,7 @@ from support.doubles import mac
 
 from control.intent.desired import NodeSubnet, Ours, OwnPart
 from control.intent.own import Routed, own_networks
-from control.membership.recordwire import (
-    LeaseWord,
-    LocalMac,
-    encode_networks,
-    parse_networks_untrusted,
-)
+from control.membership.recordbody import LeaseWord, LocalMac, encode_networks, parse_networks_untrusted
 from overlay.addr import NetworkId, Vtep
 from overlay.route import IpNetwork
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.intent.shared import pair
-from control.membership.recordwire import NetworkRecord
+from control.membership.recordbody import NetworkRecord
 from overlay.addr import NetworkId, Vni
 
 LAB = NetworkId("lab")

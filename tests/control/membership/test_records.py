@@ -11,6 +11,7 @@ from support.records import Desk, key, mac, member, network, rumor, talk
 
 from control.membership.events import Cloned, RecordChanged, RecordEvent, RecordForked
 from control.membership.member import MemberState
+from control.membership.recordbody import MACS_MAX, RECORD_OCTETS, encode_networks
 from control.membership.recordpages import ASSEMBLIES_MAX, RETRY_SECONDS, TRIES, WINDOW_PAGES
 from control.membership.records import (
     EARLY_MAX,
@@ -24,9 +25,7 @@ from control.membership.records import (
     Tell,
 )
 from control.membership.recordwire import (
-    MACS_MAX,
     PAGE_OCTETS,
-    RECORD_OCTETS,
     Announcement,
     Buckets,
     Page,
@@ -36,7 +35,6 @@ from control.membership.recordwire import (
     Want,
     Wants,
     encode_message,
-    encode_networks,
 )
 from overlay.errors import MembershipError
 

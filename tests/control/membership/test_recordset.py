@@ -7,8 +7,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from support.records import key, network
 
 from control.membership.config import TOMBSTONE_AGE
+from control.membership.recordbody import encode_networks
 from control.membership.recordset import Record, RecordSet, bucket_of, hash_of
-from control.membership.recordwire import RecordKey, encode_networks
+from control.membership.recordwire import RecordKey
 
 NAMES = [f"n{number}" for number in range(5)]
 

@@ -12,20 +12,24 @@ from hypothesis import strategies as st
 from support.records import key, mac, network
 
 from control.membership.pack import pack
-from control.membership.recordwire import (
-    BUCKETS,
+from control.membership.recordbody import (
     MACS_MAX,
-    PAGE_OCTETS,
     RECORD_OCTETS,
-    Announcement,
-    Buckets,
-    Digest,
-    Digests,
     Grant,
     Holding,
     LeaseWord,
     LocalMac,
     NetworkRecord,
+    encode_networks,
+    parse_networks_untrusted,
+)
+from control.membership.recordwire import (
+    BUCKETS,
+    PAGE_OCTETS,
+    Announcement,
+    Buckets,
+    Digest,
+    Digests,
     Page,
     RecordMessage,
     Rumor,
@@ -33,9 +37,7 @@ from control.membership.recordwire import (
     Want,
     Wants,
     encode_message,
-    encode_networks,
     parse_message_untrusted,
-    parse_networks_untrusted,
 )
 from overlay.addr import BROADCAST, ZERO_MAC, Mac, NetworkId
 from overlay.errors import MalformedError, UnsupportedError, WireError

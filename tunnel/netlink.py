@@ -8,6 +8,9 @@ notification lost, doubled or overtaken cannot leave us believing something fals
 The functions block for a millisecond or two: the daemon calls them through `asyncio.to_thread`.  All
 speak of the network namespace of the calling thread.
 
+Over 500 lines: what we ask of the kernel about devices, ways and redirections is one conversation's manners
+and quirks, which stand at the top.
+
 Heads up: rtnetlink(7), and pyroute2 is imported in this file alone.
 """
 

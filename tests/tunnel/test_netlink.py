@@ -377,7 +377,7 @@ def inject(host: Namespace) -> Iterator[Tap]:
 @pytest.fixture
 def far_end(far: Namespace) -> Iterator[socket.socket]:
     with far:
-        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
         wire.bind(("wb0", 0x88B5))
     with wire:
         wire.settimeout(5)

@@ -100,6 +100,10 @@ def test_an_ipv6_network_alone() -> None:
             ["net-conf.json:1: SubnetMin: expected at most SubnetMax, 10.5.2.0, found 10.5.9.0"],
         ),
         (
+            '{"Network": "10.5.0.0/16", "Backend": {"Type": []}}',
+            ["net-conf.json:1: Backend.Type: expected vxlan or udp, found []"],
+        ),
+        (
             '{"Network": "10.5.0.0/16", "Backend": {"Type": "host-gw"}}',
             ['net-conf.json:1: Backend.Type: expected vxlan or udp, found "host-gw"'],
         ),

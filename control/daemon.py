@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from control.device_macs import keep_macs, remembered_macs
-from control.intent.desired import DesiredTables
+from control.intent.desired import DesiredTables, Node
 from control.intent.reconcile import Step, reconcile
 from control.introspection import EngineChoice, Introspector, Parts
 from control.network import ServedNetwork, UnderlaySurvey, device_addresses, survey
@@ -34,7 +34,7 @@ from control.operator import config as configuration
 from control.operator.schema import Config, Engine, Mode, NetworkConfig, Switch
 from control.operator.systemd import notify, reloading
 from control.routed import serve, sweep
-from control.steering import Steering, next_release, nodes_that_count
+from control.steering import Steering, next_release, nodes_that_count, survey_of
 from control.upkeep import aged, refresh
 from control.watching import Events
 from overlay.addr import IpAddress, Mac, NetworkId
@@ -57,7 +57,7 @@ UPKEEP_SECONDS = 1.0
 UPKEEP_SLICE = 1024  # flows whose activity is read before the loop gets a turn
 SURVEY_REST_SECONDS = 0.25  # between two surveys: a storm of netlink messages is one change
 POOL_REST_SECONDS = 0.05  # the same of a storm of records
-POOL_REST_SHARE = 10  # we rest so many times as long as what followed from the last change took
+POOL_REST_MAX = 1.0
 STEPS_PER_TURN = 64  # of a plan, before the loop may turn to others
 
 log = logging.getLogger("weft")
@@ -260,25 +260,24 @@ class Daemon:
 
     def _program(self, network: ServedNetwork) -> None:
         """Makes the network's tables hold what is wanted now."""
-        for step in self._plan(network):
+        self._plans += 1
+        wanted = {network.id: self._look()[network.id]}
+        for step in reconcile(wanted, self._tables, now=time.monotonic()):
             self._take(step)
 
     def _look(self) -> DesiredTables:
         """What all tables must hold now."""
-        now, pool = time.monotonic(), self._pool
-        nodes = () if pool is None or pool.has_left else nodes_that_count(pool.core, now=now)
-        return self._steering.look(self._effective(), nodes, now=now)
+        now = time.monotonic()
+        return self._steering.look(self._effective(), self._nodes(now=now), now=now)
+
+    def _nodes(self, *, now: float) -> tuple[Node, ...]:
+        pool = self._pool
+        return () if pool is None or pool.has_left else nodes_that_count(pool.core, now=now)
 
     def _effective(self) -> list[NetworkConfig]:
         """The networks as they are now: one that leases its subnet has it from where it was opened on."""
         served = self._networks
         return [served[each.id].config if each.id in served else each for each in self._config.networks]
-
-    def _plan(self, *networks: ServedNetwork) -> tuple[Step, ...]:
-        self._plans += 1
-        tables = self._look()
-        wanted = {network.id: tables[network.id] for network in networks}
-        return reconcile(wanted, self._tables, now=time.monotonic())
 
     def _take(self, step: Step) -> None:
         log.info("%s", step.what)
@@ -289,7 +288,7 @@ class Daemon:
     async def _follow(self) -> None:
         """When a member or a record changes, or one of the dead no longer counts: programs what follows.
 
-        A storm is one change: the longer the last one took, the longer we rest.
+        A storm is one change: we rest for as long as what followed from the last one took.
         """
         rest = POOL_REST_SECONDS
         while True:
@@ -298,11 +297,11 @@ class Daemon:
             self._pool_changed.clear()
             await self._follow_leases()
             started_at = time.monotonic()
-            steps = self._plan(*(each for each in self._networks.values() if not each.programs_kernel))
-            rest = max(POOL_REST_SECONDS, POOL_REST_SHARE * (time.monotonic() - started_at))
-            await self._take_in_turns(steps)
-            await self._tell_kernel()
+            tables = await self._look_aside()
+            await self._take_in_turns(self._steps_to(tables))
+            await self._tell_kernel(tables)
             self._publish()
+            rest = max(POOL_REST_SECONDS, min(POOL_REST_MAX, time.monotonic() - started_at))
 
     async def _follow_leases(self) -> None:
         """Opens a network when its subnet is leased, and closes it when it is no longer."""
@@ -336,14 +335,26 @@ class Daemon:
         log.error("network %s: its subnet %s is no longer ours", network.id, network.config.subnet)
         del self._networks[network.id]
         self._datapath.detach(network.id)
-        self._tables.remove_network(network.id)
         network.close()
+        self._tables.remove_network(network.id)
 
-    async def _tell_kernel(self) -> None:
+    async def _look_aside(self) -> DesiredTables:
+        """As `_look`, the loop turning meanwhile."""
+        now = time.monotonic()
+        scene = self._steering.scene(self._effective(), self._nodes(now=now), now=now)
+        return self._steering.note(await asyncio.to_thread(survey_of, scene), now=now)
+
+    def _steps_to(self, tables: DesiredTables) -> tuple[Step, ...]:
+        """What the networks need that are known to our tables alone."""
+        self._plans += 1
+        ours = [each.id for each in self._networks.values() if not each.programs_kernel and each.id in tables]
+        return reconcile({network: tables[network] for network in ours}, self._tables, now=time.monotonic())
+
+    async def _tell_kernel(self, tables: DesiredTables) -> None:
         """Has the kernel know the nodes of the networks it routes, where they are others than before."""
-        tables = self._look()
         for network in tuple(self._networks.values()):
-            if not network.programs_kernel or tables[network.id].nodes == network.nodes:
+            wanted = tables.get(network.id)
+            if not network.programs_kernel or wanted is None or wanted.nodes == network.nodes:
                 continue
             try:
                 await self._announce(network)
@@ -456,8 +467,9 @@ class Daemon:
                 doors = await asyncio.to_thread(injector.survey)
                 injector.take(doors, now=time.monotonic())
             self._datapath.reroute()
-            for network in self._networks.values():
-                await self._restore(network)
+            for network in tuple(self._networks.values()):
+                if network.id in self._networks:  # one whose lease was taken back goes meanwhile
+                    await self._restore(network)
             if self._pool is not None:
                 await self._tell_addresses()
             await asyncio.sleep(SURVEY_REST_SECONDS)

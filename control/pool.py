@@ -196,6 +196,7 @@ class Pool:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._departed.wait()
         self._departed.set()  # not heard, we go all the same
+        self.changed()
 
     async def keys(self, step: str, key: str | None) -> KeysView:
         """Has the whole pool take a step of a key rotation; what it answered.

@@ -54,6 +54,11 @@ fuzz: setup ## every target of tests/fuzz for FUZZ_SECONDS (20) each
 sim: setup ## the long simulations, SEEDS (200) seeds each, and as root the long tests of real pools
 	@SEEDS=$(SEEDS) $(PYTEST) -rs -m long_sim --timeout 0 tests/sim tests/interop $(ARGS)
 
+.PHONY: native
+native: ## lint and test the native engine's core (no daemon uses it yet); needs cargo
+	@cd tunnel/native && cargo fmt --check && cargo clippy -q -p weft-core -- -D warnings
+	@cd tunnel/native && cargo test -q -p weft-core
+
 .PHONY: docs
 docs: setup ## write the generated documents again
 	@$(VENV)/bin/python scripts/generate_docs.py

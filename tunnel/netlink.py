@@ -11,7 +11,7 @@ speak of the network namespace of the calling thread.
 Over 500 lines: what we ask of the kernel about devices, ways and redirections is one conversation's manners
 and quirks, which stand at the top.
 
-Heads up: rtnetlink(7), and pyroute2 is imported in this file alone.
+Heads up: rtnetlink(7), and pyroute2 is imported in this file and in `netroutes` alone.
 """
 
 from __future__ import annotations

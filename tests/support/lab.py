@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -16,10 +17,12 @@ import pytest
 from support.netns import kernel_state
 
 from bench.lab.abilities import why_no_kernel_vxlan, why_no_namespaces, why_no_tap
-from bench.lab.namespaces import Lab, namespaces
-from bench.lab.topology import NodeKind, Topology
+from bench.lab.commands import wait_until
+from bench.lab.namespaces import Lab, Place, namespaces
+from bench.lab.topology import UNDERLAY_DEVICE, NodeKind, Topology
 
 LAB_TIMEOUT_S = 60
+NO_CARRIER = "NO-CARRIER"
 ROOT = [pytest.mark.root, pytest.mark.timeout(LAB_TIMEOUT_S)]
 
 
@@ -77,13 +80,27 @@ def _processes_that_name(prefix: str) -> Iterator[tuple[int, str]]:
                     yield int(entry.name), command
 
 
+def settled_state(place: Place) -> frozenset[str]:
+    """Its kernel state once it stands still: a cable that was just plugged in takes a moment to come up."""
+    seen = [kernel_state(place)]
+
+    def stands_still() -> bool:
+        seen.append(kernel_state(place))
+        has_carrier = not any(NO_CARRIER in line and UNDERLAY_DEVICE in line for line in seen[-1])
+        return has_carrier and seen[-1] == seen[-2]
+
+    deadline = time.monotonic() + LAB_TIMEOUT_S / 4
+    wait_until(stands_still, f"{place.name} stands still", deadline=deadline)
+    return seen[-1]
+
+
 @contextlib.contextmanager
 def leaves_no_trace(lab: Lab, *names: str) -> Iterator[None]:
     """Checks that the block leaves the kernel state of these nodes as it found it.
 
     For what happens inside a lab, a daemon started and stopped: the lab itself takes its namespaces along.
     """
-    before = {name: kernel_state(lab[name]) for name in names}
+    before = {name: settled_state(lab[name]) for name in names}
     yield
     after = {name: kernel_state(lab[name]) for name in names}
     traces = [f"{name}: left behind: {line}" for name in names for line in after[name] - before[name]]

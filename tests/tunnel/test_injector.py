@@ -27,8 +27,8 @@ from support.super_frames import Burst
 from bench.lab.virtual import VirtualReactor
 from overlay.addr import IpAddress, Mac, Vni, VtepId
 from overlay.errors import DeviceError
+from tunnel import bpf, netlink
 from tunnel import injector as injector_module
-from tunnel import netlink
 from tunnel.injector import (
     BYPASSES,
     INJECT_MTU,
@@ -63,6 +63,7 @@ class World:
     def __init__(self, switch: Switch = Switch.AUTO) -> None:
         self.underlay = UnderlayDouble(VirtualReactor(), ip_address("192.0.2.1"))
         self.underlay.ladder = self.ladder = Ladder({Feature.TUNNEL_GSO: switch})
+        self.ladder.probed(Feature.TAP_GSO, None)
         self.rings = 0
         self.injector = Injector(self.underlay, InjectTaps(), ring=self.ring)
         self.tap = tap_double()
@@ -260,7 +261,7 @@ def test_one_door_shut_leaves_the_others_and_the_rung() -> None:
     world.open(VTEP_B, VTEP_C)
     world.injector.shut(VTEP_B, "it answered: Connection refused", now=1.0)
     assert (world.is_open(VTEP_B), world.is_open(VTEP_C)) == (False, True)
-    assert world.ladder.is_on(Feature.TUNNEL_GSO)
+    assert world.ladder.egress() == "super"
     assert f"not to {VTEP_B}: it answered: Connection refused" in world.ladder.explain()
     world.injector.shut(VTEP_C, "it answered too", now=1.0)
     assert not world.ladder.is_on(Feature.TUNNEL_GSO)
@@ -376,7 +377,7 @@ class Host:
 
     def arrived(self) -> list[bytes]:
         """What has arrived of super-packets: frames to the far end of more than a kilobyte."""
-        found = []
+        found: list[bytes] = []
         while True:
             try:
                 octets = self.wire.recv(70_000)
@@ -456,8 +457,7 @@ def test_what_is_written_leaves_by_the_egress_device_either_way(host: Host, way:
     # By the second way the kernel writes the Ethernet addresses itself, whatever stands there.
     hop = Hop(link.mac, NEXT, True) if way == "mirred" else Hop(NEXT, link.mac, True)
     write(tap, hop, version=version)
-    # A veth carries it uncut; beside it there may be what the kernel itself has to say there (MLD).
-    (packet,) = [frame for frame in host.arrived() if frame.startswith(NEXT)]
+    (packet,) = host.arrived()  # a veth carries it uncut
     assert packet[:12] == NEXT + link.mac
     assert packet.endswith(BURST.whole[100:])
     ip = Ether(packet).payload
@@ -542,7 +542,7 @@ def test_where_neither_way_is_to_be_had_the_first_refusal_is_told_and_nothing_st
         raise DeviceError("bpf", errno.EPERM)
 
     monkeypatch.setattr(netlink, "redirect", refuse)
-    monkeypatch.setattr(injector_module.bpf, "load_redirect", refuse_program)
+    monkeypatch.setattr(bpf, "load_redirect", refuse_program)
     with pytest.raises(DeviceError) as caught:
         InjectTap("wa0", host.index())
     assert (caught.value.device, caught.value.errno) == ("mirred", errno.ENOENT)
@@ -596,6 +596,7 @@ class Surveyor:
 @pytest.fixture(params=[4, 6])
 def surveyor(host: Host, request: pytest.FixtureRequest) -> Surveyor:
     underlay = UdpUnderlay(ip_address(NEAR_4 if request.param == 4 else NEAR_6), "wa0", 1500)
+    underlay.ladder.probed(Feature.TAP_GSO, None)
     taps = InjectTaps()
     host.closed.extend((underlay, taps))
     return Surveyor(host, Injector(underlay, taps, ring=lambda: None), underlay)
@@ -611,7 +612,7 @@ def test_a_survey_finds_the_next_hop_and_opens_the_door(surveyor: Surveyor) -> N
     assert link is not None
     assert surveyor.told(far_of(surveyor)) == Hop(link.mac or NEXT, NEXT, True)
     assert surveyor.injector.door(ip_address(far_of(surveyor))) is not None
-    assert surveyor.underlay.ladder.is_on(Feature.TUNNEL_GSO)
+    assert surveyor.underlay.ladder.egress() == "super"
     assert BYPASSES in surveyor.underlay.ladder.explain()
 
 

@@ -1,0 +1,496 @@
+//! Egress: device → underlay (`tunnel.egress`).  The functions stand in the order the frame meets them.
+//!
+//! ```text
+//! drain ─▶ flow remembered? ─▶ offer ─▶ door ─▶ flush ─▶ one sendmmsg
+//!            └▶ ask               └▶ a super-frame: cut ─▶ its segments to the same door
+//! ```
+//!
+//! Frames are read one behind the other into the arena, each where its VXLAN header can be written over the end of
+//! the virtio header that came before it:
+//!
+//! ```text
+//! read      … frame n │vnet 10        │frame n+1
+//! afterwards… frame n │  VXLAN 8      │frame n+1        the vnet header's first two octets lay over frame n's
+//!                                                       last two, which are put back
+//! ```
+//!
+//! so equal frames of a burst are neighbours and leave as one slice.  A super-frame's last segments stay in the door
+//! for the next one's to join.  Whatever waits when the drain ends is flushed.
+
+use std::io::{Error, IoSlice};
+use std::mem;
+
+use crate::batch::{Buffers, Fill, Message, Piece, Place};
+use crate::bucket::Source;
+use crate::ecn::inner_ecn_untrusted;
+use crate::entropy::flow_hash_untrusted;
+use crate::flows::{Key, Owner, Verdict};
+use crate::lane::{HEADER_LENGTH, Lane, Point};
+use crate::octets::{ETHERNET_LENGTH, FRAGMENT, IPV4, IPV6, SYN, TCP, octet, word};
+use crate::reason::Reason;
+use crate::repair::syn_mss_untrusted;
+use crate::split::{Plan, plan_untrusted};
+use crate::sys::{self, MESSAGES_MAX, Outgoing, errno};
+use crate::upcalls::{Held, Notice, source_mac};
+use crate::vnet::{VNET_LENGTH, Vnet};
+
+/// A drain ends after so many reads …
+const READS_PER_TURN: usize = 128;
+/// … or so many octets, so that the other direction gets its turn.
+const OCTETS_PER_TURN: usize = 256 << 10;
+/// Octets of the longest frame a device gives.
+const FRAME_MAX: usize = 65_535 + ETHERNET_LENGTH + 4;
+/// Room for a turn's frames and one more that began just before its end.
+pub const ARENA_OCTETS: usize = 2 + OCTETS_PER_TURN + HEADER_LENGTH + VNET_LENGTH + FRAME_MAX;
+/// A full message leaves at once, so that the other end works while we do.
+const FLUSH_MESSAGES: usize = 2;
+
+/// Where the octets of one datagram lie in the arena: its VXLAN header and its frame.
+#[derive(Clone, Copy)]
+struct Datagram {
+    at: usize,
+    end: usize,
+}
+
+impl Datagram {
+    fn octets(self) -> usize {
+        self.end - self.at
+    }
+
+    fn frame(self) -> std::ops::Range<usize> {
+        self.at + HEADER_LENGTH..self.end
+    }
+}
+
+/// What a frame is sent with.
+#[derive(Clone, Copy)]
+struct Mark {
+    entropy: u32,
+    ecn: u8,
+}
+
+impl Mark {
+    fn of(frame: &[u8]) -> Mark {
+        Mark { entropy: flow_hash_untrusted(frame), ecn: inner_ecn_untrusted(frame) }
+    }
+}
+
+impl Lane {
+    /// Reads a turn's frames from a network's device; how many there were.
+    ///
+    /// HOT PATH: copies nothing, and builds nothing for a flow that is known.
+    pub fn drain_device(&mut self, network: u32, now: f64) -> usize {
+        let Some(network_) = self.network(network) else { return 0 };
+        let (fd, header) = (network_.device, network_.header);
+        let mut arena = mem::take(&mut self.arena);
+        let (mut at, mut frames) = (2, 0);
+        while frames < READS_PER_TURN && at < OCTETS_PER_TURN {
+            let start = at - 2;
+            let before = [arena[start], arena[start + 1]];
+            let read = sys::read(fd, &mut arena[start..start + VNET_LENGTH + FRAME_MAX]);
+            let mut vnet = [0; VNET_LENGTH];
+            vnet.copy_from_slice(&arena[start..start + VNET_LENGTH]);
+            arena[start..at].copy_from_slice(&before);
+            let octets = match read {
+                Ok(octets) if octets >= VNET_LENGTH => octets - VNET_LENGTH,
+                Ok(_) => 0,
+                Err(error) => {
+                    self.stop_if_gone(network, &error);
+                    break;
+                }
+            };
+            frames += 1;
+            arena[at..at + HEADER_LENGTH].copy_from_slice(&header);
+            let datagram = Datagram { at, end: at + HEADER_LENGTH + octets };
+            self.meet(network, &mut arena, datagram, Vnet::parse(&vnet), now);
+            at = datagram.end;
+        }
+        self.flush_all(&arena);
+        self.arena = arena;
+        frames
+    }
+
+    /// A device that is gone would wake us without end.
+    fn stop_if_gone(&mut self, network: u32, error: &Error) {
+        if matches!(errno(error), libc::EBADFD | libc::EBADF | libc::ENODEV | libc::ENXIO)
+            && let Some(network) = self.network(network)
+        {
+            self.waiter.unwatch(network.device);
+        }
+    }
+
+    fn meet(&mut self, network: u32, arena: &mut [u8], datagram: Datagram, vnet: Vnet, now: f64) {
+        self.book.received += 1;
+        let frame = &arena[datagram.frame()];
+        if self.book.is_watched {
+            self.book.show(Point::DeviceRead, Some(network), frame.to_vec(), None);
+        }
+        let Some(network_) = self.networks.get_mut(network as usize).and_then(Option::as_mut) else { return };
+        let ethertype = word(frame, 12);
+        let is_syn = octet(frame, 23) == Some(TCP) && octet(frame, 47).is_some_and(|flags| flags & SYN != 0);
+        if (is_syn || ethertype == Some(IPV6))
+            && let Some(mss) = syn_mss_untrusted(frame)
+        {
+            network_.note_segment_limit(turned(frame), mss);
+        }
+        let is_group = frame.first().is_some_and(|octet| octet & 1 != 0);
+        let is_asked = frame.len() < ETHERNET_LENGTH
+            || (is_group && network_.suppresses && crate::discovery::may_be_discovery_untrusted(frame));
+        let key = frame.first_chunk::<12>();
+        let flow = if is_asked { None } else { key.and_then(|key| network_.egress.find(key)) };
+        let Some(flow) = flow else {
+            let held = Held { frame: frame.to_vec(), vnet, segment_size: None };
+            return self.ask(Owner::Egress(network), network, held, now);
+        };
+        flow.frames += 1;
+        flow.octets += frame.len() as u64;
+        flow.used_at = now;
+        let verdict = flow.verdict;
+        if let Verdict::Encapsulate(vtep) = verdict {
+            let selector = frame.get(26..38).and_then(|octets| octets.try_into().ok()).unwrap_or([0; 12]);
+            let is_plain =
+                ethertype == Some(IPV4) && word(frame, 20).is_some_and(|field| field & FRAGMENT == 0);
+            if selector != flow.selector || !is_plain {
+                flow.selector = selector;
+                flow.entropy = flow_hash_untrusted(frame);
+            }
+            let mark = Mark { entropy: flow.entropy, ecn: inner_ecn_untrusted(frame) };
+            self.offer(network, vtep, arena, datagram, vnet, mark);
+        } else {
+            self.carry_verdict(network, verdict, arena, datagram, vnet, now);
+        }
+    }
+
+    /// Does what the verdict says with one frame that has waited for it.
+    pub(crate) fn carry_out(&mut self, network: u32, verdict: Verdict, held: Held, now: f64) {
+        let Some(network_) = self.network(network) else { return };
+        let header = network_.header;
+        let mut arena = mem::take(&mut self.arena);
+        let datagram = Datagram { at: 0, end: HEADER_LENGTH + held.frame.len() };
+        arena[..HEADER_LENGTH].copy_from_slice(&header);
+        arena[datagram.frame()].copy_from_slice(&held.frame);
+        self.carry_verdict(network, verdict, &mut arena, datagram, held.vnet, now);
+        self.flush_all(&arena);
+        self.arena = arena;
+    }
+
+    fn carry_verdict(
+        &mut self,
+        network: u32,
+        verdict: Verdict,
+        arena: &mut [u8],
+        datagram: Datagram,
+        vnet: Vnet,
+        now: f64,
+    ) {
+        match verdict {
+            Verdict::Encapsulate(vtep) => {
+                let mark = Mark::of(&arena[datagram.frame()]);
+                self.offer(network, vtep, arena, datagram, vnet, mark);
+            }
+            Verdict::Replicate => self.replicate(network, arena, datagram, vnet, now),
+            Verdict::Drop(reason) => self.book.drop(reason, Some(network), &arena[datagram.frame()], None, 1),
+            // Never decided for egress; a frame that came from the device does not go back there.
+            Verdict::Deliver => {
+                self.book.drop(Reason::SPLIT_HORIZON, Some(network), &arena[datagram.frame()], None, 1);
+            }
+        }
+    }
+
+    /// A copy to every VTEP of the flood list: one received frame, the further copies generated.
+    fn replicate(&mut self, network: u32, arena: &mut [u8], datagram: Datagram, vnet: Vnet, now: f64) {
+        let Some(network_) = self.networks.get_mut(network as usize).and_then(Option::as_mut) else { return };
+        let vteps = network_.flood.clone();
+        let frame = &arena[datagram.frame()];
+        if vteps.is_empty() {
+            return self.book.drop(Reason::NO_VTEP, Some(network), frame, None, 1);
+        }
+        if !network_.copies.take(vteps.len() as f64, now) {
+            return self.book.drop(Reason::BUM_LIMIT, Some(network), frame, None, 1);
+        }
+        self.book.generated += vteps.len() as u64 - 1;
+        let mark = Mark::of(frame);
+        let mut vnet = vnet;
+        for vtep in vteps {
+            vnet = self.offer(network, vtep, arena, datagram, vnet, mark);
+        }
+    }
+
+    // ── Super-frames and unfinished checksums ───────────────────────────────────────────────────────────
+
+    /// One frame for one VTEP; what its virtio header is now, its checksum perhaps being finished.
+    fn offer(
+        &mut self,
+        network: u32,
+        vtep: u32,
+        arena: &mut [u8],
+        datagram: Datagram,
+        vnet: Vnet,
+        mark: Mark,
+    ) -> Vnet {
+        let Some(vtep_) = self.vteps.get(vtep as usize).and_then(Option::as_ref) else {
+            // It left, and the verdict with it; what is under way ends as a stranger's.
+            self.book.drop(Reason::UNKNOWN_VTEP, Some(network), &arena[datagram.frame()], None, 1);
+            return vnet;
+        };
+        let payload_max = HEADER_LENGTH + vtep_.frame_max;
+        if vnet == Vnet::default() {
+            if datagram.octets() > payload_max {
+                self.too_big(vtep, &arena[datagram.frame()], false);
+            } else {
+                let piece =
+                    Piece { place: Place::Arena, at: datagram.at as u32, length: datagram.octets() as u32 };
+                self.put(vtep, &[piece], datagram.octets(), mark, arena);
+            }
+            return vnet;
+        }
+        match plan_untrusted(&vnet, &mut arena[datagram.frame()], HEADER_LENGTH, payload_max) {
+            Ok(Plan::Whole) => self.offer(network, vtep, arena, datagram, Vnet::default(), mark),
+            Ok(Plan::Segments(cut)) => {
+                self.cut(vtep, arena, datagram, &cut, mark);
+                vnet
+            }
+            Err(Reason::MTU_EXCEEDED) => {
+                self.too_big(vtep, &arena[datagram.frame()], false);
+                vnet
+            }
+            Err(reason) => {
+                let drops = self.vteps[vtep as usize].as_mut().map(|vtep| &mut vtep.drops);
+                self.book.drop(reason, Some(network), &arena[datagram.frame()], drops, 1);
+                vnet
+            }
+        }
+    }
+
+    fn cut(&mut self, vtep: u32, arena: &[u8], datagram: Datagram, cut: &crate::split::Cut, mark: Mark) {
+        let (prefix, frame) = (&arena[datagram.at..datagram.at + HEADER_LENGTH], &arena[datagram.frame()]);
+        let frame_at = datagram.at + HEADER_LENGTH;
+        self.book.generated += cut.segments(frame.len()) as u64 - 1;
+        let mut scratch = mem::take(&mut self.scratch);
+        let mut segments = Vec::with_capacity(cut.segments(frame.len()));
+        cut.each(frame, prefix, &mut scratch, |segment| segments.push(segment));
+        self.scratch = scratch;
+        for segment in segments {
+            let header = Piece {
+                place: Place::Scratch,
+                at: segment.header_at as u32,
+                length: segment.header_length as u32,
+            };
+            let payload = Piece {
+                place: Place::Arena,
+                at: (frame_at + segment.payload_at) as u32,
+                length: segment.payload_length as u32,
+            };
+            self.put(vtep, &[header, payload], segment.header_length + segment.payload_length, mark, arena);
+        }
+    }
+
+    // ── Doors ───────────────────────────────────────────────────────────────────────────────────────────
+
+    /// HOT PATH: one finished datagram joins the door of its VTEP and source port.
+    fn put(&mut self, vtep: u32, pieces: &[Piece], octets: usize, mark: Mark, arena: &[u8]) {
+        let Lane { vteps, underlays, open, bounds, .. } = self;
+        let Some(vtep_) = vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
+        let has_gso =
+            vtep_.underlay.and_then(|number| underlays.get(number as usize)).is_some_and(|own| own.has_gso);
+        let index = mark.entropy as usize & (vtep_.doors.len() - 1);
+        let door = &mut vtep_.doors[index];
+        if door.is_empty() {
+            open.push((vtep, index));
+        }
+        door.add(pieces, octets, mark.ecn, Fill { has_gso, segments_max: bounds.send_segments });
+        let (waiting, is_full) = (door.len(), door.messages()[0].octets > crate::batch::SEND_MAX / 2);
+        if waiting >= MESSAGES_MAX || (waiting >= FLUSH_MESSAGES && is_full) {
+            self.flush(vtep, index, waiting - 1, arena); // the last one may still grow
+        }
+    }
+
+    /// Sends whatever waits.
+    fn flush_all(&mut self, arena: &[u8]) {
+        let mut open = mem::take(&mut self.open);
+        for (vtep, index) in open.drain(..) {
+            let waiting = self.vtep(vtep).and_then(|vtep| vtep.doors.get(index)).map_or(0, |door| door.len());
+            self.flush(vtep, index, waiting, arena);
+        }
+        self.open = open;
+        self.scratch.clear();
+    }
+
+    /// HOT PATH: sends the first messages of a door, and takes them out whatever comes of that.
+    fn flush(&mut self, vtep: u32, index: usize, count: usize, arena: &[u8]) {
+        let Some(mut vtep_) = self.vteps.get_mut(vtep as usize).and_then(Option::take) else { return };
+        let mut door = mem::take(&mut vtep_.doors[index]);
+        let pool =
+            vtep_.underlay.and_then(|number| self.underlays.get(number as usize)).map(|own| &own.senders);
+        let sender = pool.and_then(|pool| pool.get(index).copied());
+        let address = vtep_.address;
+        self.vteps[vtep as usize] = Some(vtep_);
+        let scratch = mem::take(&mut self.scratch);
+        let buffers = Buffers { arena, scratch: &scratch };
+        let mut at = 0;
+        while at < count {
+            let end = count.min(at + MESSAGES_MAX);
+            match send(sender, &address, &door.messages()[at..end], buffers) {
+                Ok(sent) => {
+                    for message in &door.messages()[at..at + sent] {
+                        self.sent(vtep, message, buffers);
+                    }
+                    at += sent.max(1);
+                }
+                Err(error) => {
+                    self.send_again(vtep, sender, &door.messages()[at], buffers, error);
+                    at += 1;
+                }
+            }
+        }
+        door.remove(count);
+        self.scratch = scratch;
+        if let Some(vtep) = self.vteps[vtep as usize].as_mut() {
+            vtep.doors[index] = door;
+        }
+    }
+
+    fn sent(&mut self, vtep: u32, message: &Message, buffers: Buffers<'_>) {
+        let Lane { vteps, book, .. } = self;
+        let Some(vtep) = vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
+        book.sent += message.count as u64;
+        vtep.traffic.sent_frames += message.count as u64;
+        vtep.traffic.sent_octets += (message.octets - HEADER_LENGTH * message.count) as u64;
+        if book.is_watched {
+            for datagram in message.datagrams(buffers) {
+                book.show(Point::UnderlaySend, Some(vtep.network), datagram[HEADER_LENGTH..].to_vec(), None);
+            }
+        }
+    }
+
+    /// What a refused send comes to: another try, the same in pieces, or drops with their reason.
+    ///
+    /// QUIRK(linux): with IP_RECVERR a send may report what befell an earlier datagram, its own not having been
+    /// tried.  The report clears the error, so one more try tells the truth.
+    fn send_again(
+        &mut self,
+        vtep: u32,
+        sender: Option<i32>,
+        message: &Message,
+        buffers: Buffers<'_>,
+        error: Error,
+    ) {
+        let Some(address) = self.vtep(vtep).map(|vtep| vtep.address) else { return };
+        let mut number = errno(&error);
+        let is_several = message.count > 1;
+        if sender.is_some() && !is_full(number) && !(is_several && is_no_segmentation(number)) {
+            match send(sender, &address, std::slice::from_ref(message), buffers) {
+                Ok(_) => return self.sent(vtep, message, buffers),
+                Err(second) => number = errno(&second),
+            }
+        }
+        let datagrams = message.datagrams(buffers);
+        if is_several && (is_no_segmentation(number) || number == libc::EMSGSIZE) {
+            return self.send_singly(vtep, sender, message.ecn, &datagrams, number);
+        }
+        for datagram in datagrams {
+            self.refuse(vtep, &datagram[HEADER_LENGTH..], number);
+        }
+    }
+
+    /// One frame is not sent, for that errno.
+    fn refuse(&mut self, vtep: u32, frame: &[u8], number: i32) {
+        if number == libc::EMSGSIZE {
+            return self.too_big(vtep, frame, true);
+        }
+        let reason = if is_full(number) { Reason::UNDERLAY_FULL } else { Reason::UNDERLAY_ERROR };
+        let Some(vtep) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
+        self.book.drop(reason, Some(vtep.network), frame, Some(&mut vtep.drops), 1);
+    }
+
+    /// The message in single sends.  Where these go through, it was segmentation that did not.
+    ///
+    /// QUIRK(linux): to many kernels segments longer than the path are EINVAL too.  So the first one judges, which
+    /// has their full length: a shorter last one goes through where they do not.
+    fn send_singly(&mut self, vtep: u32, sender: Option<i32>, ecn: u8, datagrams: &[Vec<u8>], number: i32) {
+        let mut is_segmentation = false;
+        for (index, datagram) in datagrams.iter().enumerate() {
+            let mut single = crate::batch::Door::default();
+            let piece = Piece { place: Place::Arena, at: 0, length: datagram.len() as u32 };
+            single.add(&[piece], datagram.len(), ecn, Fill { has_gso: false, segments_max: 1 });
+            let buffers = Buffers { arena: datagram, scratch: &[] };
+            let Some(address) = self.vtep(vtep).map(|vtep| vtep.address) else { return };
+            match send(sender, &address, single.messages(), buffers) {
+                Ok(_) => {
+                    is_segmentation |= index == 0 && is_no_segmentation(number);
+                    self.sent(vtep, &single.messages()[0], buffers);
+                }
+                Err(error) => self.send_again(vtep, sender, &single.messages()[0], buffers, error),
+            }
+        }
+        let underlay = self.vtep(vtep).and_then(|vtep| vtep.underlay);
+        if let (true, Some(underlay)) = (is_segmentation, underlay) {
+            self.underlays[underlay as usize].has_gso = false;
+            self.notice(Notice::NoSegmentation { underlay, errno: number });
+        }
+    }
+
+    // ── What the path does not carry ────────────────────────────────────────────────────────────────────
+
+    /// The path does not carry it: counted, and its sender told (within the meter).
+    fn too_big(&mut self, vtep: u32, frame: &[u8], is_news: bool) {
+        let Some(vtep_) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
+        self.book.drop(Reason::MTU_EXCEEDED, Some(vtep_.network), frame, Some(&mut vtep_.drops), 1);
+        let is_answered = self.meter.errors.take(Source::Mac(source_mac(frame)), sys::now());
+        if is_answered || is_news {
+            self.notice(Notice::TooBig { vtep, frame: frame.to_vec(), is_answered, is_news });
+        }
+    }
+
+    /// Gives the network's device a frame of our own making.
+    pub fn write_own(&mut self, network: u32, frame: &[u8]) {
+        let Some(fd) = self.network(network).map(|network| network.device) else { return };
+        let mut writer = crate::ingress::Writer { fd, network, book: &mut self.book, drops: None };
+        writer.put(Vnet::default(), &[IoSlice::new(frame)], 1);
+    }
+}
+
+/// Sends messages; how many were taken, or why the first was not.
+fn send(
+    sender: Option<i32>,
+    to: &sys::Address,
+    messages: &[Message],
+    buffers: Buffers<'_>,
+) -> std::io::Result<usize> {
+    let Some(fd) = sender else { return Err(Error::from_raw_os_error(libc::ENETUNREACH)) };
+    let mut slices = Vec::with_capacity(160);
+    let mut ends = [0; MESSAGES_MAX];
+    for (message, end) in messages.iter().zip(&mut ends) {
+        message.slices(buffers, &mut slices);
+        *end = slices.len();
+    }
+    let outgoing = |index: usize| {
+        let message = &messages[index];
+        let start = if index == 0 { 0 } else { ends[index - 1] };
+        let segment = (message.count > 1).then_some(message.segment_size as u16);
+        Outgoing { slices: &slices[start..ends[index]], segment, ecn: message.ecn }
+    };
+    if messages.len() == 1 {
+        return sys::send_many(fd, to, &[outgoing(0)]);
+    }
+    let outgoing: Vec<Outgoing<'_>> = (0..messages.len()).map(outgoing).collect();
+    sys::send_many(fd, to, &outgoing)
+}
+
+/// The key of the other direction.
+fn turned(frame: &[u8]) -> Key {
+    let mut key = [0; 12];
+    key[..6].copy_from_slice(&frame[6..12]);
+    key[6..].copy_from_slice(&frame[..6]);
+    key
+}
+
+/// What a full queue looks like.
+fn is_full(number: i32) -> bool {
+    matches!(number, libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM)
+}
+
+/// No checksum offload on the way; a driver's refusal.
+fn is_no_segmentation(number: i32) -> bool {
+    matches!(number, libc::EIO | libc::EINVAL)
+}

@@ -1,0 +1,574 @@
+//! One lane: everything a worker touches, and the changes the loop thread makes to it.
+//!
+//! ```text
+//! worker        lock ─▶ drain devices and ports ─▶ unlock ─▶ poll, then sleep
+//! loop thread   lock ─▶ program, answer, forget, look ─▶ unlock
+//! ```
+//!
+//! A lane is behind one lock, held for a turn at a time.  Whatever the loop thread changes is therefore in place, for
+//! every later frame and before the call returns: the lock is the queue of changes, and holding it is the
+//! acknowledgement of all of them.  The decision was made on that same thread, so between deciding and remembering
+//! nothing can be forgotten.
+//!
+//! Networks, VTEPs and ports are named by numbers that are never used twice, so a question about a VTEP that left
+//! cannot be answered for another.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use crate::batch::Door;
+use crate::bucket::{Meter, TokenBucket};
+use crate::flows::{Dependents, EGRESS_FLOWS_MAX, FlowTable, INGRESS_FLOWS_MAX, Key, Owner};
+use crate::hash::Seeded;
+use crate::reason::{REASONS_MAX, Reason};
+use crate::sys::{Address, Bell, Host, Waiter};
+use crate::upcalls::{Notice, Question};
+
+/// Octets of a VXLAN header (RFC 7348 section 5).
+pub const HEADER_LENGTH: usize = 8;
+/// MAC pairs whose smallest MSS is remembered.
+const SEGMENT_LIMITS_MAX: usize = 4096;
+/// Octets of frames shown to observers that may wait for them.
+const SHOWN_OCTETS_MAX: usize = 8 << 20;
+
+/// Drops by reason.
+pub type Drops = [u64; REASONS_MAX];
+
+/// What `Waiter` tokens mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// Somebody wants the worker to look up.
+    Wake,
+    /// A network's device is readable.
+    Device(u32),
+    /// A port is readable.
+    Port(u32),
+}
+
+impl Token {
+    /// As a number.
+    pub fn number(self) -> u64 {
+        match self {
+            Token::Wake => 0,
+            Token::Device(network) => 1 << 32 | u64::from(network),
+            Token::Port(port) => 2 << 32 | u64::from(port),
+        }
+    }
+
+    /// From a number.
+    pub fn of(number: u64) -> Token {
+        match number >> 32 {
+            1 => Token::Device(number as u32),
+            2 => Token::Port(number as u32),
+            _ => Token::Wake,
+        }
+    }
+}
+
+/// One network as it is carried.
+pub struct Network {
+    /// Before every frame.
+    pub header: [u8; HEADER_LENGTH],
+    /// Its device.
+    pub device: RawFd,
+    /// Octets of packet the device carries.
+    pub overlay_mtu: usize,
+    /// Whether reserved bits are refused.
+    pub is_strict: bool,
+    /// Whether neighbor discovery must be asked about frame by frame.
+    pub suppresses: bool,
+    /// Whether unfinished checksums and super-frames from the underlay are completed.
+    pub repairs: bool,
+    /// Whether the device takes UDP segments joined into one frame.
+    pub merges_udp: bool,
+    /// Egress flows.
+    pub egress: FlowTable,
+    /// Sender's host → VTEP.
+    pub hosts: HashMap<Host, u32, Seeded>,
+    /// The flood list.
+    pub flood: Vec<u32>,
+    /// Limits the copies of replicated frames.
+    pub copies: TokenBucket,
+    limits: HashMap<Key, u16, Seeded>,
+    limits_in_order: VecDeque<Key>,
+}
+
+impl Network {
+    /// A receiver behind our device takes no TCP segment above `mss` octets from that MAC pair.
+    pub fn note_segment_limit(&mut self, ingress_key: Key, mss: u16) {
+        match self.limits.get_mut(&ingress_key) {
+            Some(known) => *known = mss.min(*known),
+            None => {
+                if self.limits.len() >= SEGMENT_LIMITS_MAX
+                    && let Some(oldest) = self.limits_in_order.pop_front()
+                {
+                    self.limits.remove(&oldest);
+                }
+                self.limits.insert(ingress_key, mss);
+                self.limits_in_order.push_back(ingress_key);
+            }
+        }
+    }
+
+    /// The smallest segment the receivers of this flow are known to need; of no use for a short frame.
+    pub fn segment_limit(&self, frame: &[u8]) -> Option<u16> {
+        if self.limits.is_empty() || frame.len() <= self.overlay_mtu + 14 {
+            return None;
+        }
+        self.limits.get(frame.get(0..12)?).copied()
+    }
+}
+
+/// How one VTEP of one network is reached, and what came from it.
+pub struct Vtep {
+    /// Whose.
+    pub network: u32,
+    /// Where to send.
+    pub address: Address,
+    /// How its datagrams name it.
+    pub host: Host,
+    /// Through which underlay; None: none of its family here.
+    pub underlay: Option<u32>,
+    /// The longest frame the path carries, Ethernet header included.
+    pub frame_max: usize,
+    /// Ingress flows.
+    pub ingress: FlowTable,
+    /// What waits to be sent, by sender of the pool.
+    pub doors: Vec<Door>,
+    /// What went and came.
+    pub traffic: Traffic,
+    /// What was dropped of it.
+    pub drops: Drops,
+}
+
+/// What went to and came from one VTEP, in octets of frame.
+#[derive(Clone, Copy, Default)]
+#[allow(missing_docs)] // the names say it
+pub struct Traffic {
+    pub sent_frames: u64,
+    pub sent_octets: u64,
+    pub received_frames: u64,
+    pub received_octets: u64,
+}
+
+/// One underlay address: the sockets that send.
+pub struct Underlay {
+    /// The pool; its size is a power of two.
+    pub senders: Vec<RawFd>,
+    /// Whether several datagrams may leave in one send.
+    pub has_gso: bool,
+}
+
+/// One receiving socket and the networks that share it, by VNI.
+pub struct Port {
+    /// The socket.
+    pub fd: RawFd,
+    /// VNI → network.
+    pub networks: HashMap<u32, u32, Seeded>,
+}
+
+/// Where an observer sees a frame, as `tunnel.interfaces.Point` has them, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Point {
+    DeviceRead,
+    UnderlaySend,
+    UnderlayReceive,
+    DeviceWrite,
+    Drop,
+}
+
+/// One frame for observers to see.
+#[derive(Debug)]
+pub struct Shown {
+    /// Where it was.
+    pub point: Point,
+    /// On which network.
+    pub network: Option<u32>,
+    /// Its octets.
+    pub frame: Vec<u8>,
+    /// Why it was dropped.
+    pub reason: Option<Reason>,
+}
+
+/// The book: a frame enters it once and leaves it once.
+pub struct Book {
+    /// Read, or lost on our behalf.
+    pub received: u64,
+    /// Made here.
+    pub generated: u64,
+    /// Left for a VTEP.
+    pub sent: u64,
+    /// Written to a device.
+    pub delivered: u64,
+    /// Ended here, for a reason.
+    pub dropped: u64,
+    /// By reason: of no network, then of each by its number.
+    pub drops: Vec<Drops>,
+    /// Whether anybody watches.
+    pub is_watched: bool,
+    /// Frames that waited for an observer in vain: too many at once.
+    pub unseen: u64,
+    pub(crate) shown: VecDeque<Shown>,
+    shown_octets: usize,
+    bell: Arc<Bell>,
+}
+
+impl Book {
+    fn new(bell: Arc<Bell>) -> Book {
+        Book {
+            received: 0,
+            generated: 0,
+            sent: 0,
+            delivered: 0,
+            dropped: 0,
+            drops: vec![[0; REASONS_MAX]],
+            is_watched: false,
+            unseen: 0,
+            shown: VecDeque::new(),
+            shown_octets: 0,
+            bell,
+        }
+    }
+
+    /// Frames end here, for this reason.  `of_vtep`: the counts of the VTEP they came from or were for.
+    pub fn drop(
+        &mut self,
+        reason: Reason,
+        network: Option<u32>,
+        frame: &[u8],
+        of_vtep: Option<&mut Drops>,
+        frames: u64,
+    ) {
+        self.dropped += frames;
+        self.drops[network.map_or(0, |network| network as usize + 1)][usize::from(reason.0)] += frames;
+        if let Some(drops) = of_vtep {
+            drops[usize::from(reason.0)] += frames;
+        }
+        if self.is_watched {
+            self.show(Point::Drop, network, frame.to_vec(), Some(reason));
+        }
+    }
+
+    /// Keeps one frame for the observers, if there is room.
+    pub fn show(&mut self, point: Point, network: Option<u32>, frame: Vec<u8>, reason: Option<Reason>) {
+        if self.shown_octets + frame.len() > SHOWN_OCTETS_MAX {
+            self.unseen += 1;
+            return;
+        }
+        if self.shown.is_empty() {
+            self.bell.ring();
+        }
+        self.shown_octets += frame.len();
+        self.shown.push_back(Shown { point, network, frame, reason });
+    }
+
+    /// What is to be shown, oldest first.
+    pub fn take_shown(&mut self) -> VecDeque<Shown> {
+        self.shown_octets = 0;
+        std::mem::take(&mut self.shown)
+    }
+}
+
+/// How a lane is bounded; tests make it small.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Datagrams in one send.
+    pub send_segments: usize,
+    /// Segments in one write to a device.
+    pub write_segments: usize,
+}
+
+/// Everything a worker touches.
+pub struct Lane {
+    /// What was counted.
+    pub book: Book,
+    /// By number; None: it left.
+    pub networks: Vec<Option<Network>>,
+    /// By number; None: it left.
+    pub vteps: Vec<Option<Vtep>>,
+    /// By number.
+    pub underlays: Vec<Underlay>,
+    /// By number; None: it left.
+    pub ports: Vec<Option<Port>>,
+    pub(crate) dependents: Dependents,
+    pub(crate) meter: Meter,
+    pub(crate) bounds: Bounds,
+    pub(crate) waiter: Arc<Waiter>,
+    pub(crate) bell: Arc<Bell>,
+    // Upcalls.
+    pub(crate) questions: BTreeMap<u64, Question>,
+    pub(crate) question_number: u64,
+    pub(crate) asked: VecDeque<u64>,
+    pub(crate) notices: VecDeque<Notice>,
+    pub(crate) held_frames: usize,
+    pub(crate) held_octets: usize,
+    // Egress.
+    pub(crate) arena: Vec<u8>,
+    pub(crate) scratch: Vec<u8>,
+    pub(crate) open: Vec<(u32, usize)>,
+    // Ingress.
+    pub(crate) received: Vec<u8>,
+}
+
+impl Lane {
+    /// One that carries nothing yet.  `bell` rings when there is something for the loop thread.
+    pub fn new(waiter: Arc<Waiter>, bell: Arc<Bell>, bounds: Bounds, now: f64) -> Lane {
+        Lane {
+            book: Book::new(bell.clone()),
+            networks: vec![],
+            vteps: vec![],
+            underlays: vec![],
+            ports: vec![],
+            dependents: Dependents::default(),
+            meter: Meter::new(now),
+            bounds,
+            waiter,
+            bell,
+            questions: BTreeMap::new(),
+            question_number: 0,
+            asked: VecDeque::new(),
+            notices: VecDeque::new(),
+            held_frames: 0,
+            held_octets: 0,
+            arena: vec![0; crate::egress::ARENA_OCTETS],
+            scratch: Vec::with_capacity(1 << 16),
+            open: vec![],
+            received: vec![0; crate::ingress::BUFFER_OCTETS],
+        }
+    }
+
+    // ── Networks come and go ────────────────────────────────────────────────────────────────────────────
+
+    /// Carries one more network, its device not listened to yet; its number.
+    pub fn add_network(&mut self, settings: NetworkSettings, now: f64) -> u32 {
+        let number = self.networks.len() as u32;
+        let mut header = [0x08, 0, 0, 0, 0, 0, 0, 0];
+        header[4..].copy_from_slice(&(settings.vni << 8).to_be_bytes());
+        self.networks.push(Some(Network {
+            header,
+            device: -1,
+            overlay_mtu: 0,
+            is_strict: settings.is_strict,
+            suppresses: settings.suppresses,
+            repairs: settings.repairs,
+            merges_udp: false,
+            egress: FlowTable::new(Owner::Egress(number), EGRESS_FLOWS_MAX),
+            hosts: HashMap::with_hasher(Seeded::new()),
+            flood: vec![],
+            copies: TokenBucket::of_copies(now),
+            limits: HashMap::with_hasher(Seeded::new()),
+            limits_in_order: VecDeque::new(),
+        }));
+        self.book.drops.push([0; REASONS_MAX]);
+        number
+    }
+
+    /// Goes on with this device, or stops listening (-1).
+    pub fn use_device(
+        &mut self,
+        network: u32,
+        fd: RawFd,
+        overlay_mtu: usize,
+        merges_udp: bool,
+    ) -> std::io::Result<()> {
+        let waiter = self.waiter.clone();
+        let Some(network_) = self.network_mut(network) else { return Ok(()) };
+        if network_.device >= 0 {
+            waiter.unwatch(network_.device);
+        }
+        (network_.device, network_.overlay_mtu, network_.merges_udp) = (fd, overlay_mtu, merges_udp);
+        if fd >= 0 { waiter.watch(fd, Token::Device(network).number()) } else { Ok(()) }
+    }
+
+    /// Carries it no more: its device, its VTEPs, its flows and what waits of it.
+    pub fn remove_network(&mut self, network: u32) {
+        let _ = self.use_device(network, -1, 0, false);
+        self.abandon(network);
+        for port in self.ports.iter_mut().flatten() {
+            port.networks.retain(|_, other| *other != network);
+        }
+        let vteps = 0..self.vteps.len() as u32;
+        let own: Vec<u32> =
+            vteps.filter(|vtep| self.vtep(*vtep).is_some_and(|vtep| vtep.network == network)).collect();
+        for vtep in own {
+            self.withdraw_vtep(vtep);
+        }
+        if let Some(mut network) = self.networks.get_mut(network as usize).and_then(Option::take) {
+            network.egress.clear(&mut self.dependents);
+        }
+    }
+
+    /// One more underlay; its number.
+    pub fn add_underlay(&mut self, senders: Vec<RawFd>, has_gso: bool) -> u32 {
+        self.underlays.push(Underlay { senders, has_gso });
+        (self.underlays.len() - 1) as u32
+    }
+
+    /// One more port, listened to from now on; its number.
+    pub fn add_port(&mut self, fd: RawFd) -> std::io::Result<u32> {
+        let number = self.ports.len() as u32;
+        self.waiter.watch(fd, Token::Port(number).number())?;
+        self.ports.push(Some(Port { fd, networks: HashMap::with_hasher(Seeded::new()) }));
+        Ok(number)
+    }
+
+    /// Listens to it no more.
+    pub fn remove_port(&mut self, port: u32) {
+        if let Some(port) = self.ports.get_mut(port as usize).and_then(Option::take) {
+            self.waiter.unwatch(port.fd);
+        }
+    }
+
+    /// What comes to the port with that VNI is the network's.
+    pub fn bind(&mut self, port: u32, vni: u32, network: u32) {
+        if let Some(port) = self.ports.get_mut(port as usize).and_then(Option::as_mut) {
+            port.networks.insert(vni, network);
+        }
+    }
+
+    // ── What the tables say ─────────────────────────────────────────────────────────────────────────────
+
+    /// One more VTEP of the network, not reached yet; its number.
+    pub fn add_vtep(&mut self, network: u32, address: Address) -> u32 {
+        let number = self.vteps.len() as u32;
+        self.vteps.push(Some(Vtep {
+            network,
+            address,
+            host: address.host(),
+            underlay: None,
+            frame_max: 0,
+            ingress: FlowTable::new(Owner::Ingress(number), INGRESS_FLOWS_MAX),
+            doors: vec![],
+            traffic: Traffic::default(),
+            drops: [0; REASONS_MAX],
+        }));
+        number
+    }
+
+    /// Where and through which underlay a VTEP is reached from now on; flows stay.
+    pub fn route_vtep(&mut self, vtep: u32, address: Address, underlay: Option<u32>, frame_max: usize) {
+        let senders = underlay
+            .and_then(|number| self.underlays.get(number as usize))
+            .map_or(0, |own| own.senders.len());
+        let Some(vtep_) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
+        let before = vtep_.host;
+        (vtep_.address, vtep_.host, vtep_.underlay, vtep_.frame_max) =
+            (address, address.host(), underlay, frame_max);
+        vtep_.doors.resize_with(senders.max(1), Door::default);
+        let (network, host) = (vtep_.network, vtep_.host);
+        if let Some(network) = self.network_mut(network) {
+            if network.hosts.get(&before) == Some(&vtep) {
+                network.hosts.remove(&before);
+            }
+            network.hosts.insert(host, vtep);
+        }
+    }
+
+    /// Sets the longest frame a VTEP's path carries.
+    pub fn limit_path(&mut self, vtep: u32, frame_max: usize) {
+        if let Some(vtep) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) {
+            vtep.frame_max = frame_max;
+        }
+    }
+
+    /// Has the VTEP no more.
+    pub fn withdraw_vtep(&mut self, vtep: u32) {
+        let Some(mut gone) = self.vteps.get_mut(vtep as usize).and_then(Option::take) else { return };
+        gone.ingress.clear(&mut self.dependents);
+        if let Some(network) = self.network_mut(gone.network) {
+            if network.hosts.get(&gone.host) == Some(&vtep) {
+                network.hosts.remove(&gone.host);
+            }
+            network.flood.retain(|other| *other != vtep);
+        }
+    }
+
+    /// Floods to these.
+    pub fn program_flood(&mut self, network: u32, vteps: Vec<u32>) {
+        if let Some(network) = self.network_mut(network) {
+            network.flood = vteps;
+        }
+    }
+
+    /// Forgets every flow that rests on one of these places.
+    pub fn forget(&mut self, places: &[Vec<u8>]) {
+        for (owner, key) in self.dependents.resting_on(places) {
+            let table = match owner {
+                Owner::Egress(network) => self
+                    .networks
+                    .get_mut(network as usize)
+                    .and_then(Option::as_mut)
+                    .map(|network| &mut network.egress),
+                Owner::Ingress(vtep) => {
+                    self.vteps.get_mut(vtep as usize).and_then(Option::as_mut).map(|vtep| &mut vtep.ingress)
+                }
+            };
+            if let Some(table) = table {
+                table.forget(&mut self.dependents, &key);
+            }
+        }
+    }
+
+    // ── Every second ────────────────────────────────────────────────────────────────────────────────────
+
+    /// Forgets what is idle or over, and gives up on old questions.
+    pub fn expire(&mut self, now: f64) {
+        self.give_up(now);
+        for network in self.networks.iter_mut().flatten() {
+            network.egress.expire(&mut self.dependents, now);
+        }
+        for vtep in self.vteps.iter_mut().flatten() {
+            vtep.ingress.expire(&mut self.dependents, now);
+        }
+    }
+
+    /// The kernel dropped these before we could read them: received on our behalf, and lost.
+    pub fn lost_before(&mut self, reason: Reason, network: Option<u32>, frames: u64) {
+        self.book.received += frames;
+        self.book.dropped += frames;
+        self.book.drops[network.map_or(0, |network| network as usize + 1)][usize::from(reason.0)] += frames;
+    }
+
+    /// A frame counted as sent was reported undeliverable: it was not sent after all.
+    pub fn lost_after(&mut self, reason: Reason, vtep: u32) {
+        let Some(vtep) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
+        self.book.sent -= 1;
+        self.book.dropped += 1;
+        self.book.drops[vtep.network as usize + 1][usize::from(reason.0)] += 1;
+        vtep.drops[usize::from(reason.0)] += 1;
+    }
+
+    /// Frames that wait for a verdict.
+    pub fn held(&self) -> usize {
+        self.held_frames
+    }
+
+    /// The network of that number, unless it left.
+    pub fn network(&self, number: u32) -> Option<&Network> {
+        self.networks.get(number as usize)?.as_ref()
+    }
+
+    pub(crate) fn network_mut(&mut self, number: u32) -> Option<&mut Network> {
+        self.networks.get_mut(number as usize)?.as_mut()
+    }
+
+    /// The VTEP of that number, unless it left.
+    pub fn vtep(&self, number: u32) -> Option<&Vtep> {
+        self.vteps.get(number as usize)?.as_ref()
+    }
+}
+
+/// What does not change of a network.
+#[derive(Clone, Copy, Debug)]
+pub struct NetworkSettings {
+    /// Its VNI.
+    pub vni: u32,
+    /// Whether reserved bits are refused.
+    pub is_strict: bool,
+    /// Whether neighbor discovery must be asked about frame by frame.
+    pub suppresses: bool,
+    /// Whether unfinished checksums and super-frames from the underlay are completed.
+    pub repairs: bool,
+}

@@ -1,0 +1,326 @@
+//! Upcalls: what a lane does not remember is asked, and the frames wait for the answer, in order.
+//!
+//! ```text
+//! ask ─▶ metered ─▶ pending flow ─▶ bell ─▶ the loop thread decides ─▶ answer: remember, carry what waited
+//! ```
+//!
+//! A question carries the headers only; everything that waits is bounded, per flow and in all.
+
+use std::mem;
+
+use crate::bucket::Source;
+use crate::discovery::may_be_discovery_untrusted;
+use crate::flows::{FlowTable, Key, Owner, Remembered, Verdict};
+use crate::lane::Lane;
+use crate::octets::ETHERNET_LENGTH;
+use crate::reason::Reason;
+use crate::vnet::Vnet;
+
+const PENDING_FRAMES_MAX: usize = 64;
+const PENDING_OCTETS_MAX: usize = 256 * 1024;
+/// Octets that may wait in all pending flows together, and questions that may be open.
+const HELD_OCTETS_MAX: usize = 32 << 20;
+const QUESTIONS_MAX: usize = 1 << 16;
+const TIMEOUT_SECONDS: f64 = 1.0;
+/// Octets of a frame that a question carries: every header a decision reads.
+pub const HEADERS_MAX: usize = 2048;
+/// Notices that may wait; what is beyond is counted as a drop already and merely not told.
+const NOTICES_MAX: usize = 1024;
+
+/// A frame that waits, with what was known of it beside its octets.
+#[derive(Debug)]
+pub struct Held {
+    /// The frame.
+    pub frame: Vec<u8>,
+    /// Egress: what the device said of it.
+    pub vnet: Vnet,
+    /// Ingress: the size its sender cut a super-frame to.
+    pub segment_size: Option<usize>,
+}
+
+/// A pending flow.
+pub struct Question {
+    /// The network asked about.
+    pub network: u32,
+    /// The VTEP it came from; None on egress.
+    pub vtep: Option<u32>,
+    key: Option<Key>,
+    asked_at: f64,
+    held: std::collections::VecDeque<Held>,
+    octets: usize,
+}
+
+/// What the loop thread has to know besides questions.
+#[derive(Debug)]
+pub enum Notice {
+    /// A frame did not fit the path: its sender may be told.  With `is_news` the kernel said so.
+    TooBig {
+        /// Towards this VTEP.
+        vtep: u32,
+        /// The whole of it: its length is what the answer is about.
+        frame: Vec<u8>,
+        /// Whether its sender may be told (within the meter).
+        is_answered: bool,
+        /// Whether the path is narrower than was known.
+        is_news: bool,
+    },
+    /// Several datagrams in one send were refused where single ones go through.
+    NoSegmentation {
+        /// By this underlay.
+        underlay: u32,
+        /// With this errno.
+        errno: i32,
+    },
+}
+
+/// What became of a question.
+pub enum Answer {
+    /// A verdict that a flow can have.
+    Verdict(Verdict),
+    /// The frame ends here and this one goes to the device.
+    Reply(Vec<u8>),
+}
+
+/// For how long a verdict holds, and what it rests on.
+pub struct Memory<'a> {
+    /// Of the flow.
+    pub key: Key,
+    /// Infinite where it has no own end.
+    pub expires_at: f64,
+    /// As octets.
+    pub places: &'a [Vec<u8>],
+}
+
+impl Lane {
+    /// Holds the frame until its flow's verdict is there; asks for it unless that is under way.
+    pub(crate) fn ask(&mut self, owner: Owner, network: u32, held: Held, now: f64) {
+        let vtep = match owner {
+            Owner::Egress(_) => None,
+            Owner::Ingress(vtep) => Some(vtep),
+        };
+        let suppresses = self.network(network).is_some_and(|network| network.suppresses);
+        let frame = &held.frame;
+        let is_group = frame.first().is_some_and(|octet| octet & 1 != 0);
+        let is_discovery = suppresses && is_group && may_be_discovery_untrusted(frame);
+        // Each question is another one, and what is torn is no frame of the flow it seems to belong to.
+        let is_flow = !is_discovery && frame.len() >= ETHERNET_LENGTH;
+        let key = if is_flow { frame.first_chunk::<12>().copied() } else { None };
+        let known = key.and_then(|key| self.table(owner)?.pending.get(&key).copied());
+        let number = match known {
+            Some(number) => number,
+            None => {
+                let source = match vtep {
+                    Some(vtep) => Source::Vtep(vtep),
+                    None => Source::Mac(source_mac(frame)),
+                };
+                let bucket = if is_discovery { &mut self.meter.discovery } else { &mut self.meter.new_flows };
+                if !bucket.take(source, now) {
+                    return self.drop_held(Reason::UPCALL_LIMIT, network, vtep, &held);
+                }
+                if self.questions.len() >= QUESTIONS_MAX {
+                    return self.drop_held(Reason::UPCALL_OVERFLOW, network, vtep, &held);
+                }
+                self.open_question(owner, network, key, now)
+            }
+        };
+        let octets = held.frame.len();
+        let has_room = self.held_octets + octets <= HELD_OCTETS_MAX;
+        match self.questions.get_mut(&number) {
+            Some(question)
+                if has_room
+                    && question.held.len() < PENDING_FRAMES_MAX
+                    && question.octets + octets <= PENDING_OCTETS_MAX =>
+            {
+                question.octets += octets;
+                question.held.push_back(held);
+                self.held_octets += octets;
+                self.held_frames += 1;
+            }
+            _ => self.drop_held(Reason::UPCALL_OVERFLOW, network, vtep, &held),
+        }
+    }
+
+    fn open_question(&mut self, owner: Owner, network: u32, key: Option<Key>, now: f64) -> u64 {
+        self.question_number += 1;
+        let number = self.question_number;
+        let vtep = if let Owner::Ingress(vtep) = owner { Some(vtep) } else { None };
+        let question = Question { network, vtep, key, asked_at: now, held: Default::default(), octets: 0 };
+        self.questions.insert(number, question);
+        if let (Some(key), Some(table)) = (key, self.table(owner)) {
+            table.pending.insert(key, number);
+        }
+        self.ring_if_quiet();
+        self.asked.push_back(number);
+        number
+    }
+
+    /// Tells the loop thread something.
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        if self.notices.len() < NOTICES_MAX {
+            self.ring_if_quiet();
+            self.notices.push_back(notice);
+        }
+    }
+
+    fn ring_if_quiet(&self) {
+        if self.asked.is_empty() && self.notices.is_empty() {
+            self.bell.ring();
+        }
+    }
+
+    /// The next question that is still open: its number, network, VTEP and the headers of its first frame.
+    pub fn next_question(&mut self) -> Option<(u64, u32, Option<u32>, Vec<u8>)> {
+        while let Some(number) = self.asked.pop_front() {
+            let Some(question) = self.questions.get(&number) else { continue };
+            let (network, vtep) = (question.network, question.vtep);
+            if vtep.is_some_and(|vtep| self.vtep(vtep).is_none()) {
+                self.abandon_question(number, Reason::UNKNOWN_VTEP);
+                continue;
+            }
+            if let Some(first) = question.held.front() {
+                return Some((number, network, vtep, headers(&first.frame)));
+            }
+            self.abandon_question(number, Reason::UPCALL_OVERFLOW); // nothing waits: its one frame had no room
+        }
+        None
+    }
+
+    /// What else there is to tell, oldest first.
+    pub fn take_notices(&mut self) -> std::collections::VecDeque<Notice> {
+        mem::take(&mut self.notices)
+    }
+
+    /// Does what was decided with what waited.
+    ///
+    /// Without a memory the verdict was true of the first frame alone: the headers of the next one that waits come
+    /// back, to be asked about.  With one the flow is remembered and all is carried.
+    pub fn answer(
+        &mut self,
+        number: u64,
+        answer: &Answer,
+        memory: Option<Memory<'_>>,
+        now: f64,
+    ) -> Option<Vec<u8>> {
+        let question = self.questions.get_mut(&number)?;
+        let (network, vtep) = (question.network, question.vtep);
+        if vtep.is_some_and(|vtep| self.vtep(vtep).is_none()) {
+            self.abandon_question(number, Reason::UNKNOWN_VTEP);
+            return None;
+        }
+        let owner = vtep.map_or(Owner::Egress(network), Owner::Ingress);
+        let Some(memory) = memory else {
+            let question = self.questions.get_mut(&number)?;
+            let first = question.held.pop_front();
+            if let Some(held) = first {
+                question.octets -= held.frame.len();
+                self.release(&held);
+                self.carry(network, vtep, answer, held, now);
+            }
+            let next = self.questions.get(&number).and_then(|question| question.held.front());
+            let next = next.map(|held| headers(&held.frame));
+            if next.is_none() {
+                self.close_question(number);
+            }
+            return next;
+        };
+        let question = self.close_question(number)?;
+        if let Answer::Verdict(verdict) = answer {
+            let Memory { key, expires_at, places } = memory;
+            let remembered = Remembered { key, verdict: *verdict, expires_at, places, now };
+            let (frames, octets) = (question.held.len() as u64, question.octets as u64);
+            let Lane { networks, vteps, dependents, .. } = self;
+            let table = match owner {
+                Owner::Egress(network) => {
+                    networks.get_mut(network as usize)?.as_mut().map(|network| &mut network.egress)
+                }
+                Owner::Ingress(vtep) => vteps.get_mut(vtep as usize)?.as_mut().map(|vtep| &mut vtep.ingress),
+            };
+            if let Some(flow) = table.and_then(|table| table.activate(dependents, remembered)) {
+                flow.frames += frames;
+                flow.octets += octets;
+            }
+        }
+        // A full table remembers nothing and carries what waited all the same.
+        for held in question.held {
+            self.release(&held);
+            self.carry(network, vtep, answer, held, now);
+        }
+        None
+    }
+
+    fn carry(&mut self, network: u32, vtep: Option<u32>, answer: &Answer, held: Held, now: f64) {
+        match (answer, vtep) {
+            (Answer::Reply(frame), _) => self.write_own(network, frame),
+            (Answer::Verdict(verdict), None) => self.carry_out(network, *verdict, held, now),
+            (Answer::Verdict(verdict), Some(vtep)) => self.carry_in(network, vtep, *verdict, &held),
+        }
+    }
+
+    /// Gives up on questions that were not answered in time.
+    pub(crate) fn give_up(&mut self, now: f64) {
+        while let Some((number, question)) = self.questions.first_key_value() {
+            if now - question.asked_at < TIMEOUT_SECONDS {
+                break;
+            }
+            self.abandon_question(*number, Reason::UPCALL_TIMEOUT);
+        }
+    }
+
+    /// Gives up on every question of a network that is no longer carried.
+    pub(crate) fn abandon(&mut self, network: u32) {
+        let own = self.questions.iter().filter(|(_, question)| question.network == network);
+        let own: Vec<u64> = own.map(|(number, _)| *number).collect();
+        for number in own {
+            self.abandon_question(number, Reason::UPCALL_TIMEOUT);
+        }
+    }
+
+    fn abandon_question(&mut self, number: u64, reason: Reason) {
+        let Some(question) = self.close_question(number) else { return };
+        for held in question.held {
+            self.release(&held);
+            self.drop_held(reason, question.network, question.vtep, &held);
+        }
+    }
+
+    fn close_question(&mut self, number: u64) -> Option<Question> {
+        let question = self.questions.remove(&number)?;
+        let owner = question.vtep.map_or(Owner::Egress(question.network), Owner::Ingress);
+        if let Some(key) = question.key
+            && let Some(table) = self.table(owner)
+        {
+            table.pending.remove(&key);
+        }
+        Some(question)
+    }
+
+    fn release(&mut self, held: &Held) {
+        self.held_frames -= 1;
+        self.held_octets -= held.frame.len();
+    }
+
+    fn drop_held(&mut self, reason: Reason, network: u32, vtep: Option<u32>, held: &Held) {
+        let vtep = vtep.and_then(|vtep| self.vteps.get_mut(vtep as usize)?.as_mut());
+        self.book.drop(reason, Some(network), &held.frame, vtep.map(|vtep| &mut vtep.drops), 1);
+    }
+
+    fn table(&mut self, owner: Owner) -> Option<&mut FlowTable> {
+        match owner {
+            Owner::Egress(network) => Some(&mut self.networks.get_mut(network as usize)?.as_mut()?.egress),
+            Owner::Ingress(vtep) => Some(&mut self.vteps.get_mut(vtep as usize)?.as_mut()?.ingress),
+        }
+    }
+}
+
+/// The source MAC, as much of it as there is.
+pub(crate) fn source_mac(frame: &[u8]) -> [u8; 6] {
+    let mut mac = [0; 6];
+    for (octet, found) in mac.iter_mut().zip(frame.iter().skip(6)) {
+        *octet = *found;
+    }
+    mac
+}
+
+fn headers(frame: &[u8]) -> Vec<u8> {
+    frame[..frame.len().min(HEADERS_MAX)].to_vec()
+}

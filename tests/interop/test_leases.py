@@ -22,7 +22,6 @@ from support.pools import SEED
 from support.serving import await_ready, eventually, exit_status, start, view
 from support.traffic import mac_of
 
-from bench.lab import checks
 from bench.lab.namespaces import Daemon, Lab
 from bench.lab.topology import NodeKind, segment
 from control.operator.client import Client
@@ -101,8 +100,10 @@ class Routed:
     def seconds_until_all_ping(self, *names: str, since: float, within_s: float = 20.0) -> float:
         waiting = [(here, self.base(there)) for here in names for there in names if here != there]
         while waiting:
-            pinged = checks.ping_all([(self.lab[here], there) for here, there in waiting], count=1)
-            waiting = [pair for pair, ping in zip(waiting, pinged, strict=True) if not ping.complete]
+            pings = [self.lab[here].popen(["ping", "-c1", "-W1", str(there)]) for here, there in waiting]
+            for ping in pings:
+                ping.communicate(timeout=10)
+            waiting = [pair for pair, ping in zip(waiting, pings, strict=True) if ping.returncode != 0]
             if waiting and time.monotonic() - since > within_s:
                 pytest.fail(f"after {within_s} s: {waiting}\n{self.daemons['n1'].read_output()}")
         return time.monotonic() - since

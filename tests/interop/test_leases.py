@@ -108,8 +108,16 @@ class Routed:
                 pytest.fail(f"after {within_s} s: {waiting}\n{self.daemons['n1'].read_output()}")
         return time.monotonic() - since
 
-    def ailments(self, name: str) -> list[str]:
-        return [each["problem"] for each in view(self.daemons[name], "status")["health"]]
+    def says(self, name: str, words: str) -> bool:
+        """Whether a daemon has that to say about its health; one that is not there yet says nothing."""
+        with suppress(Failure):
+            return any(words in each["problem"] for each in view(self.daemons[name], "status")["health"])
+        return False
+
+    def is_in_a_pool_of(self, name: str, count: int) -> bool:
+        with suppress(Failure):
+            return len(view(self.daemons[name], "members")) == count
+        return False
 
     def has_no_route(self, name: str, subnet: str) -> bool:
         """Neither in its tables nor in its kernel."""
@@ -165,16 +173,14 @@ def test_five_by_one_join_lease_and_ping_at_once_and_outlive_one(
 
 def test_a_founder_that_lost_its_disk_grants_nothing_until_it_is_adopted(routed: Routed) -> None:
     routed.start("n1", "n2", "n3")
+    eventually("all three are known to hold one", lambda: len(routed.leases()) == 3)
     held = routed.leases()
     routed.kill("n1")
     shutil.rmtree(routed.home("n1") / "state")
     routed.launch("n1")
-    eventually("n1 answers", lambda: bool(routed.ailments("n1")))
-    eventually(
-        "it says what it lost", lambda: any("grants no leases" in each for each in routed.ailments("n1"))
-    )
+    eventually("it says what it lost", lambda: routed.says("n1", "grants no leases"))
     routed.launch("n4")
-    eventually("n4 is in the pool", lambda: len(view(routed.daemons["n4"], "members")) == 4)
+    eventually("n4 is in the pool", lambda: routed.is_in_a_pool_of("n4", 4))
     assert "n4" not in routed.leases("n2")
     assert {name: subnet for name, subnet in routed.leases("n2").items() if name != "n1"} == {
         name: subnet for name, subnet in held.items() if name != "n1"
@@ -199,7 +205,8 @@ def test_a_founder_that_lost_its_disk_grants_nothing_until_it_is_adopted(routed:
 def test_only_the_subnet_of_one_that_is_gone_is_taken_back(routed: Routed) -> None:
     routed.start("n1", "n2")
     founder = Client(str(routed.daemons["n1"].socket))
-    held = routed.leases()["n2"]
+    held = routed.leases("n2")["n2"]
+    eventually("n1 has heard of it", lambda: routed.leases().get("n2") == held)
     with pytest.raises(Failure, match="n2 is alive"):
         founder.tell("leases/release", {"subnet": held}, timeout=30.0)
     routed.kill("n2")
@@ -220,9 +227,8 @@ def test_nodes_whose_founders_differ_do_not_mix(routed: Routed) -> None:
     told = ["--name", "n3", "--underlay", "192.0.2.3", "--join", SEED]
     routed.daemons["n3"] = start(routed.lab["n3"], routed.home("n3"), *told, configuration=odd)
 
-    def names(daemon: str, other: str) -> bool:
-        return any(f"{other} is of another pool" in each for each in routed.ailments(daemon))
-
-    eventually("both name one another", lambda: names("n1", "n3") and names("n3", "n1"))
+    for name, other in (("n1", "n3"), ("n3", "n1")):
+        words = f"{other} is of another pool"
+        eventually(f"{name}: {words}", partial(routed.says, name, words))
     subnets = {each["subnet"] for each in view(routed.daemons["n1"], "routes")}
     assert not any(ip_address(subnet.split("/")[0]) in ip_network("10.5.128.0/17") for subnet in subnets)

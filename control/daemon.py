@@ -434,6 +434,7 @@ class Daemon:
                     is_on = underlay.probe(feature)
                     log.info("%s: %s again: %s", underlay.address, feature.value, "on" if is_on else "off")
             if self._pool is not None:
+                self._pool.call_founders()
                 if self._pool.waits_for_leases:
                     self._pool_changed.set()
                 self._steering.see(self._datapath.flows(), self._effective(), now=now)

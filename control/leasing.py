@@ -117,6 +117,11 @@ class Leasing:
         """Whether time alone may change something: somebody waits for a subnet."""
         return any(each.leases is None or each.leases.is_waiting for each in self._networks.values())
 
+    def founders(self) -> set[str]:
+        """Those we hold a subnet of."""
+        held = (leases.memory.held for _, leases in self._known())
+        return {each.founder for each in held if each is not None}
+
     def rows(self) -> list[LeaseView]:
         """Every subnet anybody has, by network and subnet."""
         return [

@@ -41,7 +41,7 @@ from control.membership.events import (
 )
 from control.membership.gossip import Gossip
 from control.membership.keyquery import KeyStep
-from control.membership.member import Endpoint, Member, state_word
+from control.membership.member import Endpoint, Member, MemberState, state_word
 from control.membership.peer import Peer
 from control.membership.recordbody import LeaseWord, NetworkRecord
 from control.membership.records import RecordStatistics
@@ -247,6 +247,16 @@ class Pool:
         """Does what follows for the leases from what the others say; `held` and `lease_words` show it."""
         if self._leasing is not None:
             await self._leasing.advance(self.core, is_cloned=self.was_cloned, now=self._clock())
+
+    def call_founders(self) -> None:
+        """Calls back the founders we hold a subnet of that are dead: one that lost its book must hear of it."""
+        if self._leasing is None or self.has_left:
+            return
+        for name in self._leasing.founders():
+            member = self.core.lookup(name)
+            if member is not None and member.state is MemberState.DEAD:
+                self.core.call_back(name, now=self._clock())
+        self._gossip.wake()
 
     def held(self, network: NetworkId) -> IpNetwork | None:
         """The subnet this node has leased in that network."""

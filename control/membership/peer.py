@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from control.membership.events import MemberChanged, MemberReaped, PeerMessage
 from control.membership.records import Records, Spread, Tell
-from control.membership.recordwire import RecordKey
+from control.membership.recordwire import RecordKey, Summary, encode_message
 from control.membership.serf import Serf
 from control.membership.tags import encode_tags, identity_of
 
@@ -56,6 +56,14 @@ class Peer(Serf):
         is_news = self.records.publish(networks, now=now)
         self._pass_between(now)
         return is_news
+
+    def call_back(self, name: str, *, now: float) -> None:
+        """Have a peer that is dead to us hear that we know it, wherever it was, if it starts again there.
+
+        One that has lost its memory, and nobody to join, would not know for half a minute that it had one.
+        """
+        summary = encode_message(Summary(self.records.hash))
+        self.tell(name, summary, now=now, is_called_back=True)
 
     def receive_datagram(self, data: bytes, sender: Endpoint, *, now: float) -> None:
         super().receive_datagram(data, sender, now=now)

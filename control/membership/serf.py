@@ -219,8 +219,11 @@ class Serf:
         self._swim.take_note(now=now)
         self._context.spread(("weft", subject), self._weft_message(body), Audience.PEERS)
 
-    def tell(self, name: str, *bodies: bytes, now: float) -> bool:
+    def tell(self, name: str, *bodies: bytes, now: float, is_called_back: bool = False) -> bool:
         """Send weft's own messages to one peer in one datagram, best effort; False if it is no peer here.
+
+        Args:
+            is_called_back: Send them even to one that is dead, to where it was.
 
         Raises:
             MembershipError: One is longer than a datagram carries.
@@ -228,7 +231,8 @@ class Serf:
         self._swim.take_note(now=now)
         messages = [self._weft_message(body) for body in bodies]
         member = self._context.roster.lookup(name)
-        if member is None or not member.is_here or not member.is_peer:
+        is_dead = member is not None and member.state is MemberState.DEAD
+        if member is None or not member.is_peer or not (member.is_here or (is_dead and is_called_back)):
             return False
         self._context.outbox.send(member.endpoint, *messages)
         return True

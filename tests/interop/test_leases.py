@@ -178,7 +178,7 @@ def test_a_founder_that_lost_its_disk_grants_nothing_until_it_is_adopted(routed:
     routed.kill("n1")
     shutil.rmtree(routed.home("n1") / "state")
     routed.launch("n1")
-    eventually("it says what it lost", lambda: routed.says("n1", "grants no leases"))
+    eventually("it says what it lost", lambda: routed.says("n1", "grants no leases"), within_s=DETECTION_S)
     routed.launch("n4")
     eventually("n4 is in the pool", lambda: routed.is_in_a_pool_of("n4", 4))
     assert "n4" not in routed.leases("n2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from support.gossip_world import believes, weft_tags, world
 from support.records import holds_newest, network, peer, say
 
-from control.membership.events import MemberChanged, PeerMessage, RecordChanged
+from control.membership.events import MemberChanged, PeerMessage, RecordChanged, Refusal
 from control.membership.member import MemberState
 from control.membership.peer import Peer
 
@@ -52,3 +52,19 @@ def test_saying_the_same_again_is_no_news() -> None:
         now = one.clock(made.now)
         assert peer(one).publish([network(1)], now=now)
         assert not peer(one).publish([network(1)], now=now)
+
+
+def test_a_dead_peer_that_starts_again_with_nothing_hears_that_it_was_known() -> None:
+    with world(5, "peer-called", core=Peer) as made:
+        lost = made.add("n1", tags=weft_tags("id1"))
+        other = made.add("n2", tags=weft_tags("id2"), seeds=(lost.endpoint,))
+        made.run(2.0)
+        made.kill(lost)
+        made.run_until(lambda: believes(other, "n1", MemberState.DEAD), within=20.0)
+        back = made.add("n1", tags=weft_tags("another"), endpoint=lost.endpoint)
+        peer(other).call_back("n1", now=other.clock(made.now))
+        made.settle(other)
+        made.run(0.1)
+        assert back.core.statistics().refused == {Refusal.NOT_A_PEER: 1}
+        peer(other).call_back("nobody", now=other.clock(made.now))
+        made.settle(other)

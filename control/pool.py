@@ -249,7 +249,7 @@ class Pool:
             await self._leasing.advance(self.core, is_cloned=self.was_cloned, now=self._clock())
 
     def call_founders(self) -> None:
-        """Calls back the founders we hold a subnet of that are dead: one that lost its book must hear of it."""
+        """Calls back dead founders we hold a subnet of: one that lost its book must hear that it had one."""
         if self._leasing is None or self.has_left:
             return
         for name in self._leasing.founders():

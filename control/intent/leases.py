@@ -133,6 +133,7 @@ class Leases:
         self._knows: dict[str, str] = {}
         self._words: tuple[Word, ...] = ()
         self._settles_at = now + SETTLE_SECONDS
+        self._is_adopted = False
         self._now = now
         self._memory = memory or LeaseMemory(plan.pool_id, plan.subnet_len, plan.founders)
         if self._is_founder:
@@ -244,7 +245,7 @@ class Leases:
         """
         self._now = now
         self._words = tuple(words)
-        if has_strangers and not self._memory.grants:
+        if has_strangers and not self._memory.grants and not self._is_adopted:
             self._settles_at = max(self._settles_at, now + STRANGERS_SETTLE_SECONDS)
         agreeing = [word for word in self._words if word.leases and word.leases.pool_id == self.plan.pool_id]
         self._knows = {word.name: word.weft_id for word in agreeing if word.name in self.plan.founders}
@@ -469,6 +470,7 @@ class Leases:
         own = self._memory.held
         if own is not None and own.founder == self._own.name:
             book[own.subnet] = Grant(own.subnet, self._own.name, self._own.weft_id, own.number)
+        self._settles_at, self._is_adopted = self._now, True  # the operator has looked
         self._pending = replace(
             self._memory,
             number=number + 1,

@@ -74,6 +74,13 @@ class PeerMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownToStranger:
+    """Somebody we do not know takes us for a peer, and we know nobody: we were here before, and forgot."""
+
+    sender: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
 class JoinSucceeded:
     """A seed or failed member answered our push-pull."""
 
@@ -154,6 +161,7 @@ Event = (
     | NameConflict
     | UdpBlocked
     | PeerMessage
+    | KnownToStranger
     | JoinSucceeded
     | JoinFailed
     | KeyringChanged

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from control.membership.events import MemberChanged, MemberReaped, PeerMessage
+from control.membership.config import THROTTLE
+from control.membership.events import KnownToStranger, MemberChanged, MemberReaped, PeerMessage
+from control.membership.limits import RateLimit
 from control.membership.records import Records, Spread, Tell
 from control.membership.recordwire import RecordKey, Summary, encode_message
 from control.membership.serf import Serf
@@ -46,6 +48,7 @@ class Peer(Serf):
         own = RecordKey(config.name, weft_id or config.name, epoch, 0)
         self.records = Records(own, members=self, rng=rng, now=now)
         self._told: deque[Event] = deque()
+        self._returns = RateLimit(1, THROTTLE)  # whoever invents senders makes us call one of them
 
     def publish(self, networks: Sequence[NetworkRecord], *, now: float) -> bool:
         """Say this of ourselves from now on; False: it is what we said last.
@@ -94,6 +97,10 @@ class Peer(Serf):
                     member = self.member_at(sender)
                     if member is not None:
                         self.records.receive(body, member.name, now=now)
+                    continue
+                case KnownToStranger(sender):
+                    if self._returns.permits("stranger", now=now):
+                        self.join(sender, now=now)
                     continue
                 case MemberChanged(member, before):
                     self.records.member_changed(member, before, now=now)

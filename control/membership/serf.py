@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from control.membership.events import Departed, PeerMessage, Refusal
+from control.membership.events import Departed, KnownToStranger, PeerMessage, Refusal
 from control.membership.keyquery import KeyStep
 from control.membership.lamport import Heard, LamportClock
 from control.membership.member import MemberState
@@ -284,6 +284,8 @@ class Serf:
                 member = self._context.roster.at(sender)
                 if member is None or not member.is_peer:
                     self._context.refuse(Refusal.NOT_A_PEER)
+                    if member is None and self._context.roster.others_here == 0:
+                        self._context.events.append(KnownToStranger(sender))
                 else:
                     self._context.events.append(PeerMessage(sender, own))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from support.gossip_world import believes, weft_tags, world
 from support.records import holds_newest, network, peer, say
 
-from control.membership.events import MemberChanged, PeerMessage, RecordChanged, Refusal
-from control.membership.member import MemberState
+from control.membership.events import JoinFailed, MemberChanged, PeerMessage, RecordChanged, Refusal
+from control.membership.member import Endpoint, MemberState
 from control.membership.peer import Peer
+from control.membership.serfwire import encode_weft
+from control.membership.wire import User, encode
 
 
 def test_what_is_said_is_heard_and_told_as_an_event() -> None:
@@ -64,7 +66,19 @@ def test_a_dead_peer_that_starts_again_with_nothing_hears_that_it_was_known() ->
         back = made.add("n1", tags=weft_tags("another"), endpoint=lost.endpoint)
         peer(other).call_back("n1", now=other.clock(made.now))
         made.settle(other)
-        made.run(0.1)
+        made.run_until(lambda: back.core.statistics().refused != {}, within=1.0, step=0.001)
         assert back.core.statistics().refused == {Refusal.NOT_A_PEER: 1}
+        made.run_until(lambda: believes(back, "n2", MemberState.ALIVE), within=2.0)
         peer(other).call_back("nobody", now=other.clock(made.now))
         made.settle(other)
+
+
+def test_who_invents_senders_makes_us_call_one_of_them_now_and_then() -> None:
+    with world(6, "peer-invented", core=Peer) as made:
+        lone = made.add("n1", tags=weft_tags("id1"))
+        for number in range(50):
+            forged = encode(User(encode_weft(b"S" + bytes(16))))
+            made.inject(forged, lone, Endpoint(f"203.0.113.{number + 1}", 7946))
+        made.run(5.0)
+        called = [event for _, event in lone.events if isinstance(event, JoinFailed)]
+        assert len(called) == 1

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
@@ -98,7 +99,7 @@ def _take(answer: bytes, found: list[Policy]) -> bool:
         length, kind, _, _, _ = _Header.unpack_from(answer, at)
         body = answer[at + _Header.size : at + length]
         if kind == NLMSG_ERROR:
-            number = -int.from_bytes(body[:4], "little", signed=True)
+            number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
             raise OSError(number, "the kernel refused to list XFRM policies")
         if kind == NLMSG_DONE:
             return False

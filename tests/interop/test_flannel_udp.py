@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
@@ -20,13 +21,14 @@ from support import flannel_node
 from support.lab import ROOT, BuildLab
 from support.netns import kernel_state
 from support.packets import packet
+from support.rungs import RUNGS, injected, offload_table
 from support.serving import PATIENCE_S, drops, eventually, serve, view
-from support.traffic import open_in, transfer, type_in
+from support.traffic import checksum_errors, open_in, transfer, type_in
 
 from bench.lab import checks
 from bench.lab.commands import ends_with_us, run_command, wait_until, weft_command
 from bench.lab.namespaces import Daemon, Lab, Place
-from bench.lab.topology import NodeKind, segment
+from bench.lab.topology import NodeKind, Underlay, UnderlayKind, segment
 from overlay.verdict import DropReason
 
 pytestmark = [*ROOT, pytest.mark.interop]
@@ -79,9 +81,18 @@ class Pair:
 
 @pytest.fixture
 def pair(build_lab: BuildLab, tmp_path: Path) -> Iterator[Pair]:
-    lab = build_lab(segment("flannel", NodeKind.BARE, NodeKind.BARE))
+    with running(build_lab, tmp_path) as pair:
+        yield pair
+
+
+@contextmanager
+def running(
+    build_lab: BuildLab, tmp_path: Path, more: str = "", kind: UnderlayKind = UnderlayKind.VETH
+) -> Iterator[Pair]:
+    """Both nodes; `more` is added to weft's configuration."""
+    lab = build_lab(segment("flannel", NodeKind.BARE, NodeKind.BARE, underlay=Underlay(kind)))
     start_node(lab["n2"], "--public-ip", "192.0.2.2", "--network", "10.5.0.0/16", *LEASES)
-    with serve(lab["n1"], tmp_path / "n1", configuration=configuration(tmp_path)) as daemon:
+    with serve(lab["n1"], tmp_path / "n1", configuration=configuration(tmp_path, more)) as daemon:
         yield Pair(lab, daemon)
 
 
@@ -95,6 +106,20 @@ def test_ping_and_tcp_both_ways(pair: Pair) -> None:
     assert transfer(pair.n1, pair.n2, THEIRS, 2_000_000).is_intact
     assert transfer(pair.n2, pair.n1, OURS, 2_000_000).is_intact
     assert not {reason: count for reason, count in drops(pair.daemon).items() if count}
+
+
+@pytest.mark.parametrize("kind", UnderlayKind, ids=lambda kind: kind.value)
+@pytest.mark.parametrize("rung", RUNGS)
+def test_every_rung_carries_bare_packets(
+    build_lab: BuildLab, tmp_path: Path, rung: str, kind: UnderlayKind
+) -> None:
+    with running(build_lab, tmp_path, offload_table(RUNGS[rung]), kind) as pair:
+        there, back = (pair.n1, pair.n2, THEIRS), (pair.n2, pair.n1, OURS)
+        for source, sink, address in (there, back, there):  # a door that was asked for would be open by then
+            assert transfer(source, sink, address, 3_000_000).is_intact
+        assert injected(pair.n1) == 0  # no kernel cuts bare packets in a tunnel: they keep to the sockets
+        assert [checksum_errors(place) for place in (pair.n1, pair.n2)] == [{}, {}]
+        assert not {reason: count for reason, count in drops(pair.daemon).items() if count}
 
 
 def test_a_crossing_costs_two_of_the_time_to_live_each_way(pair: Pair) -> None:

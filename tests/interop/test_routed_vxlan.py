@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 from support.lab import ROOT, BuildLab, leaves_no_trace
+from support.rungs import RUNGS, injected, offload_table
 from support.serving import drops, eventually, serve, view
-from support.traffic import mac_of, transfer, type_in
+from support.traffic import checksum_errors, mac_of, transfer, type_in
 
 from bench.lab import checks
 from bench.lab.commands import run_command, wait_until, weft_command
@@ -98,14 +100,23 @@ class Nodes:
 
 @pytest.fixture(params=[4, 6])
 def nodes(request: pytest.FixtureRequest, build_lab: BuildLab, tmp_path: Path) -> Iterator[Nodes]:
-    plan = Plan(request.param)
+    with running(Plan(request.param), build_lab, tmp_path) as nodes:
+        yield nodes
+
+
+@contextmanager
+def running(
+    plan: Plan, build_lab: BuildLab, tmp_path: Path, switches: Mapping[str, str] | None = None
+) -> Iterator[Nodes]:
+    """The three nodes; `switches` are n1's, under `[offload]`."""
     kinds = (NodeKind.BARE, NodeKind.BARE, NodeKind.BARE)
     lab = build_lab(segment("routed", *kinds, underlay_version=plan.version))
+    configuration = plan.configuration(offload_table(switches or {}))
     file = tmp_path / "weft.toml"
-    file.write_text(plan.configuration())
+    file.write_text(configuration)
     for number in (2, 3):
         lab[f"n{number}"].run(["sh", "-euc", printed_for(plan.underlay(number), file)])
-    with serve(lab["n1"], tmp_path / "n1", configuration=plan.configuration()) as daemon:
+    with serve(lab["n1"], tmp_path / "n1", configuration=configuration) as daemon:
         yield Nodes(lab, daemon, plan, tmp_path / "n1")
 
 
@@ -125,6 +136,27 @@ def test_all_pairs_both_directions_with_offloads_on(nodes: Nodes) -> None:
     # groups once, to nobody.
     assert set(lost) <= ({DropReason.NO_VTEP} if nodes.plan.version == 6 else set())
     assert not any(entry["mac"] == "00:00:00:00:00:00" for entry in view(nodes.daemon, "fdb"))
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("version", [4, 6])
+def test_every_rung_carries_what_is_routed(
+    build_lab: BuildLab, tmp_path: Path, version: int, rung: str
+) -> None:
+    with running(Plan(version), build_lab, tmp_path, RUNGS[rung]) as nodes:
+        n1, n2 = nodes.place(1), nodes.place(2)
+        bases = [ip_address(nodes.plan.base(number)) for number in (1, 2)]
+
+        def is_on_the_rung() -> bool:
+            before = injected(n1)
+            assert transfer(n1, n2, bases[1], 8_000_000).is_intact
+            return (injected(n1) > before) is (rung == "super")
+
+        eventually(f"it leaves as {rung}", is_on_the_rung)
+        assert transfer(n2, n1, bases[0], 2_000_000).is_intact
+        (underlay,) = view(nodes.daemon, "status")["underlays"]
+        assert underlay["rungs"]["egress"] == rung
+        assert [checksum_errors(place) for place in (n1, n2)] == [{}, {}]
 
 
 def test_the_routes_are_shown_as_the_kernel_has_them(nodes: Nodes) -> None:

@@ -8,7 +8,6 @@ Whether they leave whole is asked of the filter on the inject TAP, which counts 
 
 from __future__ import annotations
 
-import re
 import shutil
 import socket
 import struct
@@ -24,6 +23,7 @@ import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from support.lab import LAB_TIMEOUT_S, ROOT, BuildLab
+from support.rungs import injected
 from support.serving import StartLab, await_ready, drops, eventually, exit_status, serve, start, view
 from support.traffic import (
     checksum_errors,
@@ -53,12 +53,6 @@ SOON = (f"tunnel.injector.RETRY_SECONDS={SHUT_S}",)
 PAIR = segment("pair", WEFT, KERNEL)
 FLAGS = ["--underlay", "192.0.2.1", "--peer", "192.0.2.2", "--vni", "42"]
 FLAGS += ["--address", "10.9.0.1/24", "--device", "weft0"]
-
-
-def injected(place: Place) -> int:
-    """How many octets the inject TAP's filter has redirected; 0 where there is no such TAP."""
-    shown = place.run(["tc", "-s", "filter", "show", "dev", "weft-inject0", "ingress"], check=False).stdout
-    return sum(int(number) for number in re.findall(r"Sent (\d+) bytes", shown))
 
 
 def rungs(daemon: Daemon) -> dict[str, str]:

@@ -30,6 +30,7 @@ from control.operator.failure import Failure
 pytestmark = [*ROOT, pytest.mark.interop]
 
 TRAFFIC_WITHIN_S = 3.0
+START_S = 2.0  # an interpreter and its libraries, where others have to be served too
 DETECTION_S = 45.0
 NETWORK = "10.5.0.0/16"
 FOUNDER = f"""
@@ -146,6 +147,7 @@ def test_five_by_one_join_lease_and_ping_at_once_and_outlive_one(
     assert all(isinstance(each, IPv4Network) and each.prefixlen == 24 for each in subnets)
     with capsys.disabled():
         print(f"\n[{routed.encap}: leased and all pairs ping {took:.2f} s after n5 was started")
+    assert took <= TRAFFIC_WITHIN_S + START_S
     own = ip_network(routed.leases()["n1"])
     env = (routed.home("n1") / "subnet.env").read_text()
     assert f"FLANNEL_SUBNET={own.network_address + 1}/24" in env
@@ -196,8 +198,8 @@ def test_a_founder_that_lost_its_disk_grants_nothing_until_it_is_adopted(routed:
     eventually("it is adopted", adopted)
     for name in ("n1", "n4"):
         await_ready(routed.daemons[name])
+    eventually("all four are known to hold one", lambda: len(set(routed.leases().values())) == 4)
     now = routed.leases()
-    assert len(set(now.values())) == 4
     assert {name: now[name] for name in ("n2", "n3")} == {name: held[name] for name in ("n2", "n3")}
     routed.seconds_until_all_ping("n1", "n2", "n3", "n4", since=time.monotonic())
 

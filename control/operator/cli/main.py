@@ -11,8 +11,10 @@ import difflib
 import json
 import os
 import pkgutil
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import click
@@ -95,7 +97,8 @@ class LazyGroup(click.Group):
         options["prog_name"] = "weft"
         code: object
         try:
-            code = super().main(arguments, standalone_mode=False, **options)
+            with _ends_when_told() if arguments[:1] == ["run"] else nullcontext():
+                code = super().main(arguments, standalone_mode=False, **options)
         except (click.Abort, KeyboardInterrupt):
             code = ExitCode.INTERRUPTED
         except click.exceptions.NoArgsIsHelpError as error:
@@ -117,6 +120,16 @@ class LazyGroup(click.Group):
         from importlib.metadata import entry_points
 
         return {entry.name: entry for entry in entry_points(group=STANDALONE)}
+
+
+@contextmanager
+def _ends_when_told() -> Iterator[None]:
+    """A daemon that is told to end while it still imports its libraries has ended well: nothing is made yet."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.OK))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _failure(error: click.ClickException | Failure | WeftError) -> Failure:

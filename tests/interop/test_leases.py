@@ -101,7 +101,7 @@ class Routed:
     def seconds_until_all_ping(self, *names: str, since: float, within_s: float = 20.0) -> float:
         waiting = [(here, self.base(there)) for here in names for there in names if here != there]
         while waiting:
-            pings = [self.lab[here].popen(["ping", "-c1", "-W1", str(there)]) for here, there in waiting]
+            pings = [self.lab[here].popen(["ping", "-c1", "-W0.25", str(there)]) for here, there in waiting]
             for ping in pings:
                 ping.communicate(timeout=10)
             waiting = [pair for pair, ping in zip(waiting, pings, strict=True) if ping.returncode != 0]

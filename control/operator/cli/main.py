@@ -124,7 +124,7 @@ class LazyGroup(click.Group):
 
 @contextmanager
 def _ends_when_told() -> Iterator[None]:
-    """A daemon that is told to end while it still imports its libraries has ended well: nothing is made yet."""
+    """A daemon told to end while it still imports its libraries has ended well: nothing is made yet."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.OK))
     try:
         yield

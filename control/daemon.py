@@ -44,8 +44,8 @@ from tunnel import ladder
 from tunnel.injector import Injector, InjectTaps
 from tunnel.ladder import Switches
 from tunnel.netlink import Doorbell
+from tunnel.poller import Poller
 from tunnel.pydatapath import PythonDatapath
-from tunnel.spinner import Spinner
 from tunnel.underlay import UdpUnderlay, choose, resolve_underlays
 from tunnel.xfrm import policy_bell
 
@@ -171,10 +171,9 @@ class Daemon:
         self._datapath = PythonDatapath(
             self._tables,
             self._underlays,
-            reactor=loop,
+            reactor=Poller(loop, time.monotonic),
             clock=time.monotonic,
             choose_underlay=self._choose_underlay,
-            spinner=Spinner(loop, time.monotonic),
         )
         stack.callback(self._datapath.close)
         for network in self._networks.values():

@@ -37,17 +37,19 @@ from tunnel.underlay import UdpUnderlay
 log = logging.getLogger("weft")
 
 
-def serve(config: NetworkConfig, tables: Tables, underlays: Sequence[UdpUnderlay]) -> ServedNetwork:
+def serve(
+    config: NetworkConfig, tables: Tables, underlays: Sequence[UdpUnderlay], mac: Mac | None = None
+) -> ServedNetwork:
     """The network with its device open, of the kind its mode and encapsulation ask for.
 
     Raises:
         DeviceError: As `ServedNetwork`.
     """
     if config.mode is Mode.BRIDGE:
-        return ServedNetwork(config, tables, underlays)
+        return ServedNetwork(config, tables, underlays, mac)
     if config.encap is Encap.VXLAN:
-        return RoutedNetwork(config, tables, underlays)
-    return PacketNetwork(config, tables, underlays)
+        return RoutedNetwork(config, tables, underlays, mac)
+    return PacketNetwork(config, tables, underlays, mac)
 
 
 def sweep(networks: Iterable[NetworkConfig]) -> None:
@@ -63,7 +65,13 @@ class RoutedNetwork(ServedNetwork):
 
     programs_kernel = True
 
-    def __init__(self, config: NetworkConfig, tables: Tables, underlays: Sequence[UdpUnderlay]) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        tables: Tables,
+        underlays: Sequence[UdpUnderlay],
+        mac: Mac | None = None,
+    ) -> None:
         """Opens the device as `ServedNetwork` does.
 
         Raises:
@@ -75,7 +83,7 @@ class RoutedNetwork(ServedNetwork):
         self.whole: IpNetwork = config.network
         self._told: str | None = None
         self._masquerades = False
-        super().__init__(config, tables, underlays)
+        super().__init__(config, tables, underlays, mac)
 
     @property
     def addresses(self) -> tuple[IpInterface, ...]:
@@ -120,10 +128,10 @@ class RoutedNetwork(ServedNetwork):
         super().close()
 
     def _neighbors(self) -> dict[IpAddress, Mac]:
-        return {node.subnet.network_address: node.mac for node in self.config.nodes if node.mac is not None}
+        return {node.subnet.network_address: node.mac for node in self.nodes if node.mac is not None}
 
     def _routes(self) -> list[KernelRoute]:
-        return [KernelRoute(node.subnet, node.subnet.network_address) for node in self.config.nodes]
+        return [KernelRoute(node.subnet, node.subnet.network_address) for node in self.nodes]
 
     def _new_decider(self, tables: Tables) -> Decider:
         """A bridge that is told everything: it never learns, and never floods."""

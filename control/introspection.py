@@ -48,6 +48,7 @@ from overlay.verdict import (
     Reply,
     Verdict,
 )
+from tunnel.datapath import Choice
 from tunnel.interfaces import Datapath, DatapathStatistics, FlowStatistics, VtepStatistics
 from tunnel.underlay import UdpUnderlay
 
@@ -60,19 +61,11 @@ ELSEWHERE = NetworkId("")  # drops that belong to no network
 
 
 @dataclass(frozen=True, slots=True)
-class EngineChoice:
-    """Which engine carries, and why that one."""
-
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Parts:
     """What a daemon is made of, as far as it is shown.  `pool` is None with static peers only."""
 
     version: str
-    engine: EngineChoice
+    engine: Choice
     tables: Tables
     datapath: Datapath
     networks: Mapping[NetworkId, ServedNetwork]

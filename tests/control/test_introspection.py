@@ -26,7 +26,7 @@ from support.doubles import (
 )
 
 from control.intent.shared import Trouble
-from control.introspection import ELSEWHERE, EngineChoice, Introspector, Parts, Rates
+from control.introspection import ELSEWHERE, Introspector, Parts, Rates
 from control.membership.events import Refusal, SwimStatistics
 from control.membership.member import VERSIONS, Endpoint, Member, MemberState
 from control.membership.records import RecordStatistics, Refused
@@ -46,6 +46,7 @@ from overlay.tables import (
     VtepReplace,
 )
 from overlay.verdict import DropReason
+from tunnel.datapath import Choice
 from tunnel.interfaces import DatapathStatistics, Ledger, VtepStatistics
 
 WEFT: Mapping[str, str] = {"weft_id": "3f"}
@@ -131,7 +132,7 @@ class Node:
         self.steering = Steering([OURS])
         parts = Parts(
             version="0.1.0",
-            engine=EngineChoice("python", "asked for"),
+            engine=Choice("python", "asked for"),
             tables=engine.tables,
             datapath=engine.datapath,
             networks=as_anything({NETWORK: self.served}),

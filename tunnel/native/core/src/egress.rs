@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! drain ─▶ flow remembered? ─▶ offer ─▶ door ─▶ flush ─▶ one sendmmsg
-//!            └▶ ask               └▶ a super-frame: cut ─▶ its segments to the same door
+//!            └▶ ask               └▶ a super-frame ─▶ whole, by the super door
+//!                                                   └▶ cut ─▶ its segments to the same door
 //! ```
 //!
 //! Frames are read one behind the other into the arena, each where its VXLAN header can be written over the end of
@@ -29,10 +30,10 @@ use crate::lane::{HEADER_LENGTH, Lane, Point};
 use crate::octets::{ETHERNET_LENGTH, FRAGMENT, IPV4, IPV6, SYN, TCP, octet, word};
 use crate::reason::Reason;
 use crate::repair::syn_mss_untrusted;
-use crate::split::{Plan, plan_untrusted};
+use crate::split::{Plan, locate_untrusted, plan_untrusted};
 use crate::sys::{self, MESSAGES_MAX, Outgoing, errno};
 use crate::upcalls::{Held, Notice, source_mac};
-use crate::vnet::{VNET_LENGTH, Vnet};
+use crate::vnet::{GSO_NONE, VNET_LENGTH, Vnet};
 
 /// A drain ends after so many reads …
 const READS_PER_TURN: usize = 128;
@@ -42,8 +43,8 @@ const OCTETS_PER_TURN: usize = 256 << 10;
 const FRAME_MAX: usize = 65_535 + ETHERNET_LENGTH + 4;
 /// Room for a turn's frames and one more that began just before its end.
 pub const ARENA_OCTETS: usize = 2 + OCTETS_PER_TURN + HEADER_LENGTH + VNET_LENGTH + FRAME_MAX;
-/// A full message leaves at once, so that the other end works while we do.
-const FLUSH_MESSAGES: usize = 2;
+/// What is full leaves at once, so that the other end works while we do; what a burst leaves over goes with it.
+const FLUSH_MESSAGES: usize = 3;
 
 /// Where the octets of one datagram lie in the arena: its VXLAN header and its frame.
 #[derive(Clone, Copy)]
@@ -244,6 +245,9 @@ impl Lane {
             }
             return vnet;
         }
+        if vnet.gso_type != GSO_NONE && self.goes_whole(network, vtep, arena, datagram, vnet, mark) {
+            return vnet;
+        }
         match plan_untrusted(&vnet, &mut arena[datagram.frame()], HEADER_LENGTH, payload_max) {
             Ok(Plan::Whole) => self.offer(network, vtep, arena, datagram, Vnet::default(), mark),
             Ok(Plan::Segments(cut)) => {
@@ -259,6 +263,73 @@ impl Lane {
                 self.book.drop(reason, Some(network), &arena[datagram.frame()], drops, 1);
                 vnet
             }
+        }
+    }
+
+    /// Whether a super-frame left as one super-packet; if not, it takes the lower door.
+    ///
+    /// Frames that are no super-frames take the sockets all the while, from the same thread and port, to the same
+    /// device: a flow whose bursts come this way was never seen out of order there.
+    fn goes_whole(
+        &mut self,
+        network: u32,
+        vtep: u32,
+        arena: &[u8],
+        datagram: Datagram,
+        vnet: Vnet,
+        mark: Mark,
+    ) -> bool {
+        let Some(vtep_) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return false };
+        let Some(door) = vtep_.super_door.as_mut() else {
+            if mem::take(&mut vtep_.wants_door) {
+                self.notice(Notice::WantsDoor { vtep });
+            }
+            return false;
+        };
+        let Some(cut) = locate_untrusted(&vnet, &arena[datagram.frame()]) else { return false };
+        if !door.takes(&cut, datagram.octets(), vtep_.frame_max) || !door.is_open(sys::now()) {
+            return false;
+        }
+        let index = mark.entropy as usize & (vtep_.doors.len() - 1);
+        let waiting = vtep_.doors[index].len();
+        if waiting > 0 {
+            self.flush(vtep, index, waiting, arena); // what the flow sent before stays before
+        }
+        let Lane { vteps, book, .. } = self;
+        let Some(vtep_) = vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return false };
+        let Some(door) = vtep_.super_door.as_mut() else { return false };
+        let fd = door.fd();
+        let before = door.fill(vnet.gso_type, &cut, datagram.octets(), index, mark.ecn);
+        match sys::write(fd, &[IoSlice::new(before), IoSlice::new(&arena[datagram.at..datagram.end])]) {
+            Ok(_) => {
+                book.sent += 1;
+                vtep_.traffic.sent_frames += 1;
+                vtep_.traffic.sent_octets += (datagram.octets() - HEADER_LENGTH) as u64;
+                if book.is_watched {
+                    book.show(Point::UnderlaySend, Some(network), arena[datagram.frame()].to_vec(), None);
+                }
+                true
+            }
+            Err(error) if is_full(errno(&error)) => {
+                let drops = Some(&mut vtep_.drops);
+                book.drop(Reason::UNDERLAY_FULL, Some(network), &arena[datagram.frame()], drops, 1);
+                true
+            }
+            Err(error) => {
+                if errno(&error) != libc::EINVAL {
+                    // That one the frame's contents can cause: it changes no rung.
+                    self.shut_door(vtep, errno(&error), false);
+                }
+                false
+            }
+        }
+    }
+
+    /// Has no super door to the VTEP any more, which has failed, or a socket towards it has.
+    fn shut_door(&mut self, vtep: u32, errno: i32, is_socket: bool) {
+        let Some(vtep_) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
+        if vtep_.super_door.take().is_some() {
+            self.notice(Notice::ShutDoor { vtep, errno, is_socket });
         }
     }
 
@@ -318,13 +389,11 @@ impl Lane {
 
     /// HOT PATH: sends the first messages of a door, and takes them out whatever comes of that.
     fn flush(&mut self, vtep: u32, index: usize, count: usize, arena: &[u8]) {
-        let Some(mut vtep_) = self.vteps.get_mut(vtep as usize).and_then(Option::take) else { return };
+        let Lane { vteps, underlays, .. } = self;
+        let Some(vtep_) = vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
         let mut door = mem::take(&mut vtep_.doors[index]);
-        let pool =
-            vtep_.underlay.and_then(|number| self.underlays.get(number as usize)).map(|own| &own.senders);
-        let sender = pool.and_then(|pool| pool.get(index).copied());
-        let address = vtep_.address;
-        self.vteps[vtep as usize] = Some(vtep_);
+        let pool = vtep_.underlay.and_then(|number| underlays.get(number as usize)).map(|own| &own.senders);
+        let (sender, address) = (pool.and_then(|pool| pool.get(index).copied()), vtep_.address);
         let scratch = mem::take(&mut self.scratch);
         let buffers = Buffers { arena, scratch: &scratch };
         let mut at = 0;
@@ -398,7 +467,12 @@ impl Lane {
         if number == libc::EMSGSIZE {
             return self.too_big(vtep, frame, true);
         }
-        let reason = if is_full(number) { Reason::UNDERLAY_FULL } else { Reason::UNDERLAY_ERROR };
+        let mut reason = Reason::UNDERLAY_FULL;
+        if !is_full(number) {
+            // A rule against it, no route, nobody there: not past the host's back.
+            reason = Reason::UNDERLAY_ERROR;
+            self.shut_door(vtep, number, true);
+        }
         let Some(vtep) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
         self.book.drop(reason, Some(vtep.network), frame, Some(&mut vtep.drops), 1);
     }

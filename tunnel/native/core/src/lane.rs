@@ -22,6 +22,7 @@ use crate::bucket::{Meter, TokenBucket};
 use crate::flows::{Dependents, EGRESS_FLOWS_MAX, FlowTable, INGRESS_FLOWS_MAX, Key, Owner};
 use crate::hash::Seeded;
 use crate::reason::{REASONS_MAX, Reason};
+use crate::super_packet::SuperDoor;
 use crate::sys::{Address, Bell, Host, Waiter};
 use crate::upcalls::{Notice, Question};
 
@@ -136,6 +137,10 @@ pub struct Vtep {
     pub ingress: FlowTable,
     /// What waits to be sent, by sender of the pool.
     pub doors: Vec<Door>,
+    /// Where super-frames leave whole, if they may.
+    pub super_door: Option<SuperDoor>,
+    /// Whether somebody shall be told when there are super-frames without such a door.
+    pub wants_door: bool,
     /// What went and came.
     pub traffic: Traffic,
     /// What was dropped of it.
@@ -310,6 +315,7 @@ pub struct Lane {
     pub(crate) open: Vec<(u32, usize)>,
     // Ingress.
     pub(crate) received: Vec<u8>,
+    pub(crate) groups: Vec<crate::ingress::Group>,
 }
 
 impl Lane {
@@ -336,6 +342,7 @@ impl Lane {
             scratch: Vec::with_capacity(1 << 16),
             open: vec![],
             received: vec![0; crate::ingress::BUFFER_OCTETS],
+            groups: vec![],
         }
     }
 
@@ -440,7 +447,9 @@ impl Lane {
             underlay: None,
             frame_max: 0,
             ingress: FlowTable::new(Owner::Ingress(number), INGRESS_FLOWS_MAX),
-            doors: vec![],
+            doors: vec![Door::default()],
+            super_door: None,
+            wants_door: true,
             traffic: Traffic::default(),
             drops: [0; REASONS_MAX],
         }));
@@ -471,6 +480,27 @@ impl Lane {
         if let Some(vtep) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) {
             vtep.frame_max = frame_max;
         }
+    }
+
+    /// Has super-frames for the VTEP leave through this door from now on, or through none.
+    pub fn use_door(&mut self, vtep: u32, door: Option<SuperDoor>) {
+        if let Some(vtep) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) {
+            vtep.super_door = door;
+        }
+    }
+
+    /// Shuts every super door of an underlay: each must be given again.  Nothing holds their TAP from then on.
+    pub fn suspend(&mut self, underlay: u32) {
+        for vtep in self.vteps.iter_mut().flatten().filter(|vtep| vtep.underlay == Some(underlay)) {
+            vtep.super_door = None;
+        }
+    }
+
+    /// Whether a super door of the underlay was used since the last call.
+    pub fn take_use(&mut self, underlay: u32) -> bool {
+        let own = self.vteps.iter_mut().flatten().filter(|vtep| vtep.underlay == Some(underlay));
+        own.filter_map(|vtep| vtep.super_door.as_mut())
+            .fold(false, |used, door| used | std::mem::take(&mut door.was_used))
     }
 
     /// Has the VTEP no more.
@@ -532,12 +562,13 @@ impl Lane {
     }
 
     /// A frame counted as sent was reported undeliverable: it was not sent after all.
-    pub fn lost_after(&mut self, reason: Reason, vtep: u32) {
-        let Some(vtep) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
-        self.book.sent -= 1;
+    pub fn lost_after(&mut self, reason: Reason, network: Option<u32>, vtep: Option<u32>) {
+        self.book.sent = self.book.sent.saturating_sub(1);
         self.book.dropped += 1;
-        self.book.drops[vtep.network as usize + 1][usize::from(reason.0)] += 1;
-        vtep.drops[usize::from(reason.0)] += 1;
+        self.book.drops[network.map_or(0, |network| network as usize + 1)][usize::from(reason.0)] += 1;
+        if let Some(vtep) = vtep.and_then(|vtep| self.vteps.get_mut(vtep as usize)?.as_mut()) {
+            vtep.drops[usize::from(reason.0)] += 1;
+        }
     }
 
     /// Frames that wait for a verdict.

@@ -28,6 +28,7 @@ pub mod octets;
 pub mod reason;
 pub mod repair;
 pub mod split;
+pub mod super_packet;
 pub mod sys;
 #[cfg(test)]
 mod testing;

@@ -64,6 +64,20 @@ pub enum Notice {
         /// Whether the path is narrower than was known.
         is_news: bool,
     },
+    /// Super-frames are there for a VTEP that has no super door.
+    WantsDoor {
+        /// Which.
+        vtep: u32,
+    },
+    /// A VTEP's super door was shut: it failed, or a socket towards the VTEP did.
+    ShutDoor {
+        /// Which.
+        vtep: u32,
+        /// With this errno.
+        errno: i32,
+        /// Whether a socket said so.
+        is_socket: bool,
+    },
     /// Several datagrams in one send were refused where single ones go through.
     NoSegmentation {
         /// By this underlay.

@@ -185,6 +185,7 @@ class Daemon:
         )
         stack.callback(self._datapath.close)
         for network in self._networks.values():
+            self._program(network)  # before its port opens: who sends already is no stranger
             self._datapath.attach(network.attachment(repairs=self._repairs))
 
     async def _open_for_others(self, stack: AsyncExitStack, engine: Choice) -> None:
@@ -335,6 +336,7 @@ class Daemon:
         self._leased.callback(network.close)
         self._networks[network.id] = network
         log.info("network %s on %s, subnet %s", network.id, config.device, config.subnet)
+        self._program(network)  # as at the start
         self._datapath.attach(network.attachment(repairs=self._repairs))
         await self._announce(network)
         await self._tell_addresses()

@@ -29,6 +29,7 @@ from control.device_macs import keep_macs, remembered_macs
 from control.intent.desired import DesiredTables, Node
 from control.intent.reconcile import Step, reconcile
 from control.introspection import EngineChoice, Introspector, Parts
+from control.loop_lag import LagWatch
 from control.network import ServedNetwork, UnderlaySurvey, device_addresses, survey
 from control.operator import config as configuration
 from control.operator.schema import Config, Engine, Mode, NetworkConfig, Switch
@@ -113,6 +114,7 @@ class Daemon:
         self._pool_changed = asyncio.Event()
         self._plans = 0
         self._announcing = asyncio.Lock()  # two threads must not tell the kernel two things at once
+        self._lag = LagWatch()
         self._inject_taps = InjectTaps()
         self._injectors: tuple[Injector, ...] = ()
         self._stopped = asyncio.Event()
@@ -127,6 +129,7 @@ class Daemon:
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._keep_up(), name="upkeep"),
+                    group.create_task(self._lag.run(), name="lag"),
                     group.create_task(self._answer_the_door(stack), name="doorbell"),
                 ]
                 if self._pool is not None:
@@ -207,6 +210,7 @@ class Daemon:
             pool=self._pool,
             clock=time.monotonic,
             steering=self._steering,
+            lag=self._lag,
         )
         self._introspector = Introspector(self._config, parts, events)
         api = ApiServer(

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from control.loop_lag import LagWatch, LoopLag
 from control.membership.events import Refusal
 from control.membership.member import Member, state_word
 from control.membership.records import Refused
@@ -79,6 +80,7 @@ class Parts:
     pool: Pool | None
     clock: Clock
     steering: Steering | None = None
+    lag: LagWatch | None = None
 
 
 class Introspector:
@@ -288,6 +290,9 @@ class Introspector:
 
     def config(self) -> Config:
         return self._config
+
+    def loop_lag(self) -> LoopLag:
+        return self._parts.lag.lag() if self._parts.lag is not None else LoopLag()
 
     def is_live(self) -> bool:
         """The loop turned to answer this."""

@@ -31,6 +31,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from control.loop_lag import LoopLag
 from control.operator import views
 from control.operator.config import as_plain
 from control.operator.fields import Endpoint
@@ -79,6 +80,7 @@ class Introspection(Protocol):
         """Counts since the start; reasons that never occurred may be left out."""
         ...
 
+    def loop_lag(self) -> LoopLag: ...
     def is_live(self) -> bool:
         """Whether the loop turns and nothing the daemon cannot do without has failed."""
         ...

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from control.loop_lag import LoopLag
 from control.operator.api import ApiServer
 from control.operator.config import Config, load
 from control.operator.fields import Endpoint
@@ -198,6 +199,9 @@ class FakeDaemon:
 
     def drops(self) -> Mapping[NetworkId, Mapping[DropReason, int]]:
         return DROPS
+
+    def loop_lag(self) -> LoopLag:
+        return LoopLag(0.001, 0.02, 0.5)
 
     def is_live(self) -> bool:
         return self.live

@@ -7,20 +7,20 @@ n3 n4 n5      ┘
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from ipaddress import IPv4Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.lab import ROOT, BuildLab
-from support.pools import SEED
+from support.pools import SEED, heal, part
 from support.serving import await_ready, eventually, exit_status, start, view
-from support.traffic import mac_of
+from support.traffic import mac_of, pinging, type_in
 
 from bench.lab.namespaces import Daemon, Lab
 from bench.lab.topology import NodeKind, segment
@@ -32,6 +32,9 @@ pytestmark = [*ROOT, pytest.mark.interop]
 TRAFFIC_WITHIN_S = 3.0
 START_S = 2.0  # an interpreter and its libraries, where others have to be served too
 DETECTION_S = 45.0
+HEALING_S = 60.0
+TWO_MINUTES_S = 120.0
+NAMES = tuple(f"n{number}" for number in range(1, 6))
 NETWORK = "10.5.0.0/16"
 FOUNDER = f"""
 [[network]]
@@ -40,7 +43,7 @@ mode = "routed"
 encap = "{{encap}}"
 device = "flannel0"
 network = "{NETWORK}"
-founders = ["n1"]
+founders = {{founders}}
 subnet_file = "{{home}}/subnet.env"
 """
 
@@ -52,6 +55,7 @@ class Routed:
         self.lab = lab
         self.folder = folder
         self.encap = encap
+        self.founders = ["n1"]
         self.daemons: dict[str, Daemon] = {}
 
     def home(self, name: str) -> Path:
@@ -64,16 +68,18 @@ class Routed:
         for name in names:
             await_ready(self.daemons[name])
 
-    def launch(self, name: str) -> None:
-        told = ["--name", name, "--underlay", f"192.0.2.{name[1:]}"]
+    def launch(self, name: str, *, at: str = "", seed: str = SEED) -> None:
+        told = ["--name", name, "--underlay", at or f"192.0.2.{name[1:]}"]
+        told += ["--gossip-bind", "0.0.0.0"] if name == "n1" else ["--join", seed]
         configuration = ""
-        if name == "n1":
-            configuration = FOUNDER.format(encap=self.encap, home=self.home(name))
-            told += ["--gossip-bind", "0.0.0.0"]
+        if name in self.founders:
+            configuration = self.founders_file(name, self.founders)
         else:
-            told += ["--mode", "routed", "--encap", self.encap, "--device", "flannel0"]
-            told += ["--network", NETWORK, "--join", SEED]
+            told += ["--mode", "routed", "--encap", self.encap, "--device", "flannel0", "--network", NETWORK]
         self.daemons[name] = start(self.lab[name], self.home(name), *told, configuration=configuration)
+
+    def founders_file(self, name: str, founders: list[str]) -> str:
+        return FOUNDER.format(encap=self.encap, founders=json.dumps(founders), home=self.home(name))
 
     def kill(self, name: str) -> None:
         daemon = self.daemons.pop(name)
@@ -95,8 +101,8 @@ class Routed:
             if each["state"] == "held"
         }
 
-    def base(self, name: str) -> Any:
-        return ip_network(self.leases(name)[name]).network_address
+    def base(self, name: str) -> IPv4Address:
+        return IPv4Network(self.leases(name)[name]).network_address
 
     def seconds_until_all_ping(self, *names: str, since: float, within_s: float = 20.0) -> float:
         waiting = [(here, self.base(there)) for here in names for there in names if here != there]
@@ -109,6 +115,14 @@ class Routed:
                 pytest.fail(f"after {within_s} s: {waiting}\n{self.daemons['n1'].read_output()}")
         return time.monotonic() - since
 
+    @contextmanager
+    def all_the_while(self, *pairs: tuple[str, str]) -> Iterator[None]:
+        """Each of these pairs pings, fifty times a second, and nothing is lost."""
+        with ExitStack() as stack:
+            for here, there in pairs:
+                stack.enter_context(pinging(self.lab[here], self.base(there)))
+            yield
+
     def says(self, name: str, words: str) -> bool:
         """Whether a daemon has that to say about its health; one that is not there yet says nothing."""
         with suppress(Failure):
@@ -119,6 +133,9 @@ class Routed:
         with suppress(Failure):
             return len(view(self.daemons[name], "members")) == count
         return False
+
+    def knows(self, name: str, held: dict[str, str]) -> bool:
+        return self.leases(name) == held
 
     def has_no_route(self, name: str, subnet: str) -> bool:
         """Neither in its tables nor in its kernel."""
@@ -137,11 +154,10 @@ def routed(request: pytest.FixtureRequest, build_lab: BuildLab, tmp_path: Path) 
 def test_five_by_one_join_lease_and_ping_at_once_and_outlive_one(
     routed: Routed, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [f"n{number}" for number in range(1, 6)]
     routed.start("n1", "n2", "n3", "n4")
     launched_at = time.monotonic()
     routed.start("n5")
-    took = routed.seconds_until_all_ping(*names, since=launched_at)
+    took = routed.seconds_until_all_ping(*NAMES, since=launched_at)
     subnets = [ip_network(subnet) for subnet in routed.leases().values()]
     assert len(set(subnets)) == 5
     assert all(isinstance(each, IPv4Network) and each.prefixlen == 24 for each in subnets)
@@ -155,22 +171,42 @@ def test_five_by_one_join_lease_and_ping_at_once_and_outlive_one(
     before = routed.leases("n5")["n5"]
     has_mac = routed.encap == "vxlan"
     mac = mac_of(routed.lab["n5"], "flannel0") if has_mac else ""
-    routed.kill("n5")
-    killed_at = time.monotonic()
-    for name in names[:4]:
-        eventually(
-            f"{name} has no route to n5", partial(routed.has_no_route, name, before), within_s=DETECTION_S
-        )
-    gone_after = time.monotonic() - killed_at
-    routed.launch("n5")
-    await_ready(routed.daemons["n5"])
-    took = routed.seconds_until_all_ping(*names, since=time.monotonic())
+    with routed.all_the_while(("n1", "n2"), ("n3", "n4"), ("n4", "n1")):
+        routed.kill("n5")
+        killed_at = time.monotonic()
+        for name in NAMES[:4]:
+            gone = partial(routed.has_no_route, name, before)
+            eventually(f"{name} has no route to n5", gone, within_s=DETECTION_S)
+        gone_after = time.monotonic() - killed_at
+        routed.launch("n5")
+        await_ready(routed.daemons["n5"])
+        took = routed.seconds_until_all_ping(*NAMES, since=time.monotonic())
     with capsys.disabled():
         print(f" kill -9: gone after {gone_after:.2f} s")
         print(f" restart: all pairs ping {took:.2f} s after it was ready]")
     assert took <= TRAFFIC_WITHIN_S
     assert routed.leases("n5")["n5"] == before
     assert not has_mac or mac_of(routed.lab["n5"], "flannel0") == mac
+
+
+def test_a_node_at_another_address_keeps_its_subnet_and_is_reached_there(
+    routed: Routed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    routed.start("n1", "n2", "n3")
+    routed.seconds_until_all_ping("n1", "n2", "n3", since=time.monotonic())
+    held = routed.leases("n3")["n3"]
+    routed.kill("n3")
+    type_in(routed.lab["n3"], "ip addr del 192.0.2.3/24 dev eth0", "ip addr add 192.0.2.33/24 dev eth0")
+    routed.launch("n3", at="192.0.2.33")
+    await_ready(routed.daemons["n3"])
+    took = routed.seconds_until_all_ping("n1", "n2", "n3", since=time.monotonic())
+    with capsys.disabled():
+        print(f"\n[{routed.encap}: at another address all pairs ping {took:.2f} s after it was ready]")
+    assert took <= TRAFFIC_WITHIN_S
+    assert routed.leases("n3")["n3"] == held
+    for name in ("n1", "n2"):
+        told = {each["subnet"]: each["vtep"] for each in view(routed.daemons[name], "routes")}
+        assert told[held].startswith("192.0.2.33")
 
 
 def test_a_founder_that_lost_its_disk_grants_nothing_until_it_is_adopted(routed: Routed) -> None:
@@ -225,7 +261,7 @@ def test_only_the_subnet_of_one_that_is_gone_is_taken_back(routed: Routed) -> No
 
 def test_nodes_whose_founders_differ_do_not_mix(routed: Routed) -> None:
     routed.start("n1", "n2")
-    odd = FOUNDER.format(encap=routed.encap, home=routed.home("n3")).replace('["n1"]', '["n3", "n1"]')
+    odd = routed.founders_file("n3", ["n3", "n1"])
     told = ["--name", "n3", "--underlay", "192.0.2.3", "--join", SEED]
     routed.daemons["n3"] = start(routed.lab["n3"], routed.home("n3"), *told, configuration=odd)
 
@@ -234,3 +270,29 @@ def test_nodes_whose_founders_differ_do_not_mix(routed: Routed) -> None:
         eventually(f"{name}: {words}", partial(routed.says, name, words))
     subnets = {each["subnet"] for each in view(routed.daemons["n1"], "routes")}
     assert not any(ip_address(subnet.split("/")[0]) in ip_network("10.5.128.0/17") for subnet in subnets)
+
+
+@pytest.mark.long_sim  # three minutes: pytest -m long_sim tests/interop/test_leases.py
+@pytest.mark.timeout(400)
+def test_halves_that_lease_apart_for_two_minutes_are_one_and_share_no_subnet(routed: Routed) -> None:
+    routed.founders = ["n1", "n3"]
+    routed.start("n1", "n2", "n3", "n4")
+    over_at = time.monotonic() + TWO_MINUTES_S
+    part(routed.lab, "n3", "n4", "n5")
+    # One that is new, and one that comes back as a stranger: each side has a founder to ask.
+    routed.launch("n5", seed="192.0.2.3")
+    await_ready(routed.daemons["n5"])
+    former = routed.leases("n2")["n2"]
+    routed.kill("n2")
+    shutil.rmtree(routed.home("n2") / "state")
+    routed.launch("n2")
+    await_ready(routed.daemons["n2"])
+    eventually("two minutes are over", lambda: time.monotonic() > over_at, within_s=2 * TWO_MINUTES_S)
+    apart = {name: routed.leases(name)[name] for name in NAMES}
+    heal(routed.lab, "n3", "n4", "n5")
+    for name in NAMES:
+        eventually(f"{name} knows all", partial(routed.knows, name, apart), within_s=HEALING_S)
+    assert len({*apart.values(), former}) == 6
+    assert ip_network("10.5.128.0/17").supernet_of(IPv4Network(apart["n5"]))
+    routed.seconds_until_all_ping(*NAMES, since=time.monotonic())
+    assert not any(routed.says(name, "both have the subnet") for name in NAMES)

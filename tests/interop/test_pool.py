@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 from support.lab import ROOT, BuildLab, leaves_no_trace
-from support.pools import SEED, in_pool, pool_of
+from support.pools import SEED, heal, in_pool, part, pool_of
 from support.serf_agent import GOSSIP_PORT, needs_serf
 from support.serving import (
     StartLab,
@@ -37,7 +37,7 @@ from support.serving import (
     start_daemons,
     view,
 )
-from support.traffic import any_address, open_in, type_in
+from support.traffic import any_address, open_in
 
 from bench.lab import checks
 from bench.lab.commands import LabError
@@ -148,16 +148,6 @@ def test_five_are_a_pool_in_three_seconds_and_a_death_is_known_within_the_model(
 
 
 # ── Partitions ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-def part(lab: Lab, *names: str) -> None:
-    """Moves these to a bridge of their own."""
-    type_in(lab["hub"], "ip link add br1 type bridge", "ip link set br1 up")
-    type_in(lab["hub"], *(f"ip link set {name} master br1" for name in names))
-
-
-def heal(lab: Lab, *names: str) -> None:
-    type_in(lab["hub"], *(f"ip link set {name} master br0" for name in names), "ip link delete br1")
 
 
 def await_parted(lab: Lab, ours: list[str], theirs: list[str]) -> None:

@@ -1,9 +1,12 @@
-"""Labs of weft nodes that know of one another through gossip alone."""
+"""Labs of weft nodes that know of one another through gossip alone, and can be cut in two."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from support.traffic import type_in
+
+from bench.lab.namespaces import Lab
 from bench.lab.topology import Node, NodeKind, Setting, Topology, segment
 
 SEED = "192.0.2.1"
@@ -21,3 +24,14 @@ def in_pool(node: Node, **settings: Setting) -> Node:
     told: dict[str, Setting] = {f"gossip.{key}": value for key, value in settings.items()}
     flags = ("--gossip-bind", "0.0.0.0") if node.name == "n1" else ("--join", SEED)
     return replace(node, settings={"network.peers": [], **told}, flags=flags)
+
+
+def part(lab: Lab, *names: str) -> None:
+    """Moves these to a bridge of their own."""
+    type_in(lab["hub"], "ip link add br1 type bridge", "ip link set br1 up")
+    type_in(lab["hub"], *(f"ip link set {name} master br1" for name in names))
+
+
+def heal(lab: Lab, *names: str) -> None:
+    """Moves them back."""
+    type_in(lab["hub"], *(f"ip link set {name} master br0" for name in names), "ip link delete br1")

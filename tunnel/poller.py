@@ -11,7 +11,8 @@ descriptor is readable while one of its own is), and is called once for up to TU
 next, and what wakes runs on cold caches.  So when nothing is there a turn goes on looking for SPIN_SECONDS,
 giving the core away each time (`sched_yield`: whoever is to answer may need it), but only while the recent
 past says that it pays: work that came within the time a spin covers speaks for it, later work against.
-Where cores are full there is always something there, and nothing spins.
+Where work fills half of the time nothing spins either: then whoever makes that work has better use for the
+core.  (One TCP stream over veth, 2 cores, in turn with spinning all the while: 7.1 -> 7.8 Gb/s.)
 
 The price is the core: while requests come some 800 a second or faster, a waiting daemon looks instead of
 sleeping, and shows as busy though it yields to whoever wants the core.
@@ -33,6 +34,8 @@ TURN_SECONDS = 0.001  # then gossip, timers and the API have the loop
 SPIN_SECONDS = 0.0012  # covers request and response at 1000 a second
 SCORE_MAX = 16
 SCORE_HIT = 4  # a soon answer speaks louder than a late one: request and response alternate the two
+BUSY_SHARE = 0.5  # of the time, from which nothing spins
+BUSY_SECONDS = 0.02  # over which that share is taken, older times counting less and less
 
 
 class Poller:
@@ -53,6 +56,7 @@ class Poller:
         self._ready: deque[int] = deque()
         self._score = 0
         self._worked_at = 0.0
+        self._busy = 0.0  # share of the last time that was work, 0 … 1
         self._is_waiting = False
 
     # ── A reactor ───────────────────────────────────────────────────────────────────────────────────────
@@ -99,24 +103,30 @@ class Poller:
             if not ready:
                 ready.extend(fd for fd, _ in self._epoll.poll(0))
             if ready:
-                self._note(now)
+                found_at = now
                 reader = self._readers.get(ready.popleft())
                 if reader is not None:
                     reader()
-                now = self._worked_at = clock()
+                now = clock()
+                self._note(found_at, now)
                 continue
-            if not self._score or now - self._worked_at >= SPIN_SECONDS:
+            if not self._score or self._busy > BUSY_SHARE or now - self._worked_at >= SPIN_SECONDS:
                 return
             os.sched_yield()
             now = clock()
         self._come_back()
 
-    def _note(self, now: float) -> None:
-        """Work has come: soon, or late."""
-        if now - self._worked_at <= SPIN_SECONDS:
+    def _note(self, found_at: float, done_at: float) -> None:
+        """Work has come, soon or late, and is done."""
+        idle, work = found_at - self._worked_at, done_at - found_at
+        self._worked_at = done_at
+        if idle <= SPIN_SECONDS:
             self._score = min(SCORE_MAX, self._score + SCORE_HIT)
         elif self._score:
             self._score -= 1
+        lasted = idle + work
+        if lasted > 0:
+            self._busy += (work / lasted - self._busy) * min(1.0, lasted / BUSY_SECONDS)
 
     def _come_back(self) -> None:
         """Has the next turn as soon as the loop has had its own."""

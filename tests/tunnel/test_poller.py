@@ -281,6 +281,33 @@ def test_request_and_response_keep_it_looking(
             assert len(yields) > seen
 
 
+def test_where_work_fills_half_of_the_time_nothing_spins_and_later_it_does_again(
+    loop: Loop, poller: Poller, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def toil() -> None:
+        pipe.hear()
+        loop.now += SOON if is_busy else 0.0
+
+    def give_away() -> None:
+        yields.append(None)
+        if is_busy:
+            pipe.say()
+
+    yields: list[None] = []
+    is_busy = True
+    monkeypatch.setattr("tunnel.poller.os.sched_yield", give_away)
+    poller.add_reader(pipe.reading, toil)
+    for _ in range(400):
+        work(loop, pipe, after=LOOK)
+    yields.clear()
+    work(loop, pipe, after=LOOK)
+    assert not yields
+    is_busy = False
+    for _ in range(400):
+        work(loop, pipe, after=SOON)
+    assert yields
+
+
 def test_where_answers_stop_coming_it_gives_up(
     loop: Loop, poller: Poller, pipe: Pipe, yields: list[None]
 ) -> None:

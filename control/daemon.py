@@ -167,6 +167,8 @@ class Daemon:
         self._open_datapath(stack, loop, engine)
         for network in self._networks.values():
             await self._announce(network)
+            if network.unwritten is not None:
+                raise network.unwritten
         await self._open_for_others(stack, engine)
         gc.freeze()  # what is there now stays: no collection walks it again
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -338,7 +340,12 @@ class Daemon:
         log.info("network %s on %s, subnet %s", network.id, config.device, config.subnet)
         self._program(network)  # as at the start
         self._datapath.attach(network.attachment(repairs=self._repairs))
-        await self._announce(network)
+        try:
+            await self._announce(network)
+        except DeviceError as error:  # the doorbell's round tries again, every second
+            log.error("network %s: %s; %s", network.id, error, error.why)
+            network.problem = error
+            self._rang.set()
         await self._tell_addresses()
 
     def _close_leased(self, network: ServedNetwork) -> None:
@@ -442,6 +449,9 @@ class Daemon:
                 self._tables.apply(refresh(seen))
                 await asyncio.sleep(0)
             self._seen_until = now
+            for network in tuple(self._networks.values()):
+                if network.unwritten is not None:
+                    await asyncio.to_thread(network.tell)
             for network in self._networks.values():
                 delta = aged(network.id, self._tables[network.id], now=now, ageing=network.config.ageing_s)
                 self._tables.apply(delta)

@@ -308,6 +308,8 @@ class Introspector:
         for network in self._parts.networks.values():
             if network.problem is not None:
                 yield HealthView(str(network.problem), network.problem.advice or "weft retries by itself")
+            if (unwritten := network.unwritten) is not None:
+                yield HealthView(f"not on disk: {unwritten}", unwritten.advice)
             if not self._parts.tables[network.id].vteps:
                 yield HealthView(
                     f"network {network.id} has no peers", f'peers = ["…"] under [[network]] {network.id}'
@@ -349,6 +351,13 @@ class Introspector:
         if strange := statistics.refused.get(Refusal.WRONG_KEY):
             text = f"{strange} gossip messages refused: {Refusal.WRONG_KEY.value}"
             yield HealthView(text, "weft keys list, here and there: a node with other keys, or a stranger")
+
+        records = pool.record_counts()
+        for why, whose in records.blamed.items():
+            text = f"{records.refused[why]} records refused, the last of {whose}: {why.value}"
+            yield HealthView(
+                text, f"look after {whose}: nothing of that is used; is its weft another version?"
+            )
 
     def _telling_drops(self) -> Iterator[HealthView]:
         """Drops of late that usually mean a mistake in somebody's configuration."""

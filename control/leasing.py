@@ -150,7 +150,7 @@ class Leasing:
 
     async def advance(self, core: Peer, *, is_cloned: bool, now: float) -> None:
         """Decides what follows from what the others say, and writes it down."""
-        has_strangers = core.statistics().refused.get(Refusal.NOT_A_PEER, 0) > 0
+        has_strangers = _is_among_strangers(core)
         for network, each in self._networks.items():
             words = list(_words(core, each.config))
             if each.leases is None:
@@ -266,6 +266,15 @@ def _words(core: Peer, network: NetworkConfig) -> Iterator[Word]:
         shared, _ = pair([network], record.networks, member.name)
         for each in shared:
             yield Word(member.name, record.key.weft_id, member.is_here, each.theirs)
+
+
+def _is_among_strangers(core: Peer) -> bool:
+    """Whether somebody unknown took us for a peer, and we have not heard everybody since."""
+    if not core.statistics().refused.get(Refusal.NOT_A_PEER):
+        return False
+    own = core.ourselves.name
+    peers = [each.name for each in core.members if each.is_here and each.is_peer and each.name != own]
+    return not peers or any(core.records.lookup(name) is None for name in peers)
 
 
 def _silent(core: Peer, network: NetworkConfig) -> list[str]:

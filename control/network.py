@@ -133,6 +133,14 @@ class ServedNetwork:
         self.device.set_carrier(up=True)
         self._added |= set(netlink.ensure_addresses(self.config.device, self.addresses))
 
+    def tell(self) -> None:
+        """Writes down what others read of the network.  Idempotent; `unwritten` has what came in its way."""
+
+    @property
+    def unwritten(self) -> DeviceError | None:
+        """Why the disk does not hold that."""
+        return None
+
     def close(self) -> None:
         """Takes the device down, its addresses and routes with it.  Idempotent."""
         self.device.close()

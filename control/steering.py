@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from control.intent.desired import BRIDGE, DesiredTables, NetworkIntent, Node, Ours, OwnPart, claimed, survey
-from control.intent.localmacs import LocalMacs
+from control.intent.localmacs import LOCAL_MACS_MAX, LocalMacs
 from control.intent.own import Routed, own_networks
 from control.intent.shared import Trouble
 from control.membership.member import MemberState
@@ -141,7 +141,15 @@ class Steering:
             for network, macs in self._macs.items()
             for mac in macs.doubles(now=now)
         )
-        self.troubles = (*found.troubles, *twice)
+        crowded = (
+            Trouble(
+                f"more than {LOCAL_MACS_MAX} MACs are behind this node in network {network}: some are untold",
+                "the others learn the rest from its frames: divide the segment",
+            )
+            for network, macs in self._macs.items()
+            if macs.is_full
+        )
+        self.troubles = (*found.troubles, *twice, *crowded)
         return found.tables
 
     def own(self, networks: Sequence[NetworkIntent], *, now: float) -> tuple[NetworkRecord, ...]:

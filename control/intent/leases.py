@@ -43,7 +43,7 @@ from overlay.errors import LeaseError
 
 # Ours
 SETTLE_SECONDS = 2.0  # a founder that has just started listens before it grants
-STRANGERS_SETTLE_SECONDS = 45.0  # while somebody it does not know takes it for an old acquaintance
+STRANGERS_SETTLE_SECONDS = 45.0  # where somebody takes it for an old acquaintance that it has yet to hear
 LOST = "its book of grants is gone: a lost disk, or a torn file"
 MOVED = "it is at another address than its book says: moved, or a copy of its disk"
 CLONED = "another node speaks under its identity: a copied disk, or one that was set back"
@@ -133,6 +133,7 @@ class Leases:
         self._knows: dict[str, str] = {}
         self._words: tuple[Word, ...] = ()
         self._settles_at = now + SETTLE_SECONDS
+        self._strange_since: float | None = None
         self._is_adopted = False
         self._now = now
         self._memory = memory or LeaseMemory(plan.pool_id, plan.subnet_len, plan.founders)
@@ -241,12 +242,12 @@ class Leases:
         Args:
             words: What every other node says of this network, those not here included.
             is_cloned: Whether the pool has heard words of ours that we never said.
-            has_strangers: Whether somebody we do not know takes us for a peer: we were here before.
+            has_strangers: Whether somebody we have yet to hear takes us for a peer: we may have been here.
         """
         self._now = now
         self._words = tuple(words)
-        if has_strangers and not self._memory.grants and not self._is_adopted:
-            self._settles_at = max(self._settles_at, now + STRANGERS_SETTLE_SECONDS)
+        if not self._memory.grants and not self._is_adopted:
+            self._listen(has_strangers=has_strangers, now=now)
         agreeing = [word for word in self._words if word.leases and word.leases.pool_id == self.plan.pool_id]
         self._knows = {word.name: word.weft_id for word in agreeing if word.name in self.plan.founders}
         if self._pending is not None:
@@ -257,6 +258,15 @@ class Leases:
         self._ask(wanted, agreeing)
         if wanted != self._memory:
             self._pending = wanted
+
+    def _listen(self, *, has_strangers: bool, now: float) -> None:
+        """Put granting off while there may be somebody who holds a subnet of ours."""
+        if has_strangers:
+            since = self._strange_since = now if self._strange_since is None else self._strange_since
+            self._settles_at = max(self._settles_at, since + STRANGERS_SETTLE_SECONDS)
+        else:  # those that took us for somebody have been heard, and hold nothing of ours
+            self._strange_since = None
+            self._settles_at = min(self._settles_at, now + SETTLE_SECONDS)
 
     def _fenced(self, memory: LeaseMemory, words: list[Word], *, is_cloned: bool) -> LeaseMemory:
         """The memory with a fence, where the book turns out not to be ours, or not all of it."""

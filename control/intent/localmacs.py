@@ -49,7 +49,7 @@ class LocalMacs:
         self._own = own
         self._ageing = ageing
         self._claims: dict[Mac, _Claim] = {}
-        self.refused = 0
+        self._is_full = False
 
     def see(self, seen: Mapping[Mac, float], elsewhere: Mapping[Mac, int], *, now: float) -> None:
         """These sent something through our device, last at that time.
@@ -63,7 +63,7 @@ class LocalMacs:
                 continue  # what it sent before it moved is no sign that it came back
             if claim is None:
                 if len(self._claims) >= LOCAL_MACS_MAX:
-                    self.refused += 1
+                    self._is_full = True
                     continue
                 claim = self._claims[mac] = _Claim(at)
                 is_moving = mac in elsewhere
@@ -89,6 +89,7 @@ class LocalMacs:
             is_old = now - claim.seen_at >= self._ageing and now >= claim.frozen_until
             if is_old and not self._moved_lately(claim, now):
                 del self._claims[mac]
+                self._is_full = False
 
     @staticmethod
     def _moved_lately(claim: _Claim, now: float) -> bool:
@@ -102,6 +103,11 @@ class LocalMacs:
             if now - claim.seen_at < self._ageing and elsewhere.get(mac, -1) <= claim.sequence
         ]
         return (LocalMac(self._own), *ours)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more than we say."""
+        return self._is_full
 
     def doubles(self, *, now: float) -> list[Mac]:
         """Those that are here and elsewhere at once."""

@@ -143,6 +143,7 @@ class RecordStatistics:
         records: Held, our own among them.
         repairs: Exchanges of ours that found a difference.
         told_octets: Said to single peers, rumors apart.
+        blamed: Whose the last of those was that were refused for what they said.
     """
 
     records: int
@@ -152,6 +153,7 @@ class RecordStatistics:
     repairs: int
     told_octets: int
     refused: dict[Refused, int]
+    blamed: dict[Refused, str]
 
 
 class Records:
@@ -181,6 +183,7 @@ class Records:
         self._compare_at = now + rng.random() * ANTI_ENTROPY_SECONDS
         self._tidy_at = now + TIDY_SECONDS
         self._refused: Counter[Refused] = Counter()
+        self._blamed: dict[Refused, str] = {}
         self._counted: Counter[str] = Counter()
 
     # The five verbs.
@@ -194,7 +197,7 @@ class Records:
         try:
             message = parse_message_untrusted(data)
         except WireError:
-            self._refuse(Refused.MALFORMED)
+            self._refuse(Refused.MALFORMED, sender)
             return
         if isinstance(message, Summary | Buckets | Digests | Wants) and not self._questions.permits(
             sender, now=now
@@ -332,6 +335,7 @@ class Records:
             repairs=counted["repairs"],
             told_octets=counted["told_octets"],
             refused=dict(self._refused),
+            blamed=dict(self._blamed),
         )
 
     # Records that come in.
@@ -402,10 +406,10 @@ class Records:
         try:
             networks = parse_networks_untrusted(body)
         except UnsupportedError:
-            self._refuse(Refused.TOO_MANY)
+            self._refuse(Refused.TOO_MANY, key.name)
             return
         except WireError:
-            self._refuse(Refused.MALFORMED)
+            self._refuse(Refused.MALFORMED, key.name)
             return
         record = Record(key, networks, body, hash_of(key, body))
         member = self._members.lookup(key.name)
@@ -422,7 +426,7 @@ class Records:
 
     def _receive_announcement(self, announced: Announcement, sender: str) -> None:
         if announced.octets > RECORD_OCTETS:
-            self._refuse(Refused.TOO_LARGE)
+            self._refuse(Refused.TOO_LARGE, announced.key.name)
         elif (objection := self._objection(announced.key, None)) is not None:
             self._refuse(objection)
         elif self._assemblies.is_under_way(announced.key):
@@ -530,8 +534,10 @@ class Records:
         self._tells.setdefault(name, []).append(message)
         self._counted["told_octets"] += len(message)
 
-    def _refuse(self, reason: Refused) -> None:
+    def _refuse(self, reason: Refused, whose: str = "") -> None:
         self._refused[reason] += 1
+        if whose:
+            self._blamed[reason] = whose
 
     # Those that are gone.
 

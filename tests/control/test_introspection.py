@@ -64,6 +64,7 @@ class Served:
     config: NetworkConfig
     mtu: int = 1450
     problem: DeviceError | None = None
+    unwritten: DeviceError | None = None
 
     @property
     def id(self) -> NetworkId:
@@ -81,6 +82,7 @@ class Pooled:
     vteps: dict[str, tuple[VtepId, ...]] = field(default_factory=dict)
     unleased: list[Trouble] = field(default_factory=list)
     unheard: dict[Refused, int] = field(default_factory=dict)
+    blamed: dict[Refused, str] = field(default_factory=dict)
     unwritten: list[DeviceError] = field(default_factory=list)
     health: int = 0
     refused: dict[Refusal, int] = field(default_factory=dict)
@@ -102,7 +104,7 @@ class Pooled:
         return self.unleased
 
     def record_counts(self) -> RecordStatistics:
-        return RecordStatistics(3, 1, 2, 0, 0, 0, self.unheard)
+        return RecordStatistics(3, 1, 2, 0, 0, 0, self.unheard, self.blamed)
 
     def tags(self, name: str) -> Mapping[str, str]:
         return next(tags_of(member.meta) for member in self.members if member.name == name)
@@ -390,6 +392,21 @@ def test_what_nodes_disagree_about_is_told_with_its_fix(pooled: Pooling) -> None
     assert told["VNI 42 here, 43 on n2"] == "make `vni` the same"
     assert told["this founder grants no leases"] == "weft leases adopt"
     assert told["n3 says two things under one version: a copied disk, or one that was set back"]
+
+
+def test_a_file_of_a_network_that_is_not_on_disk_is_named(node: Node) -> None:
+    node.served.unwritten = DeviceError("/run/flannel/subnet.env", errno.ENOSPC, advice="free its disk")
+    told = {each.problem: each.fix for each in node.introspector.ailments()}
+    (problem,) = (each for each in told if each.startswith("not on disk: /run/flannel/subnet.env"))
+    assert told[problem] == "free its disk"
+
+
+def test_who_says_more_than_one_may_is_named(pooled: Pooling) -> None:
+    unheard, blamed = {Refused.TOO_MANY: 4, Refused.REPEATED: 9}, {Refused.TOO_MANY: "n7"}
+    node = pooled(Pooled([somebody("n1", "192.0.2.1")], unheard=unheard, blamed=blamed))
+    told = {each.problem: each.fix for each in node.introspector.ailments()}
+    assert "n7" in told[f"4 records refused, the last of n7: {Refused.TOO_MANY.value}"]
+    assert not [problem for problem in told if "9 records" in problem]
 
 
 def test_status_tells_of_the_pool(pooled: Pooling) -> None:

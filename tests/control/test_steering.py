@@ -10,6 +10,7 @@ from support.gossip_world import believes, weft_tags, world
 from support.records import network, peer, say
 
 from control.intent.desired import Node, NodeSubnet
+from control.intent.localmacs import LOCAL_MACS_MAX
 from control.membership.member import MemberState
 from control.membership.peer import Peer
 from control.membership.recordbody import LocalMac
@@ -125,4 +126,15 @@ def test_what_nodes_disagree_about_is_kept_until_the_next_look() -> None:
     steering.look([Intent()], (Node("n2", (network(2, vni=43),)),), now=1.0)
     assert ["VNI 42 here, 43 on n2" in trouble.problem for trouble in steering.troubles] == [True]
     steering.look([Intent()], (), now=2.0)
+    assert steering.troubles == ()
+
+
+def test_more_macs_than_are_told_are_a_trouble() -> None:
+    steering = served()
+    flows = [flow(mac(number), used_at=2.0) for number in range(1, LOCAL_MACS_MAX + 2)]
+    assert len(seen(steering, *flows, now=2.0)) == LOCAL_MACS_MAX + 1
+    steering.look([Intent()], (), now=2.0)
+    assert [f"more than {LOCAL_MACS_MAX} MACs" in trouble.problem for trouble in steering.troubles] == [True]
+    seen(steering, now=400.0)
+    steering.look([Intent()], (), now=400.0)
     assert steering.troubles == ()

@@ -272,6 +272,36 @@ def test_nodes_whose_founders_differ_do_not_mix(routed: Routed) -> None:
     assert not any(ip_address(subnet.split("/")[0]) in ip_network("10.5.128.0/17") for subnet in subnets)
 
 
+def test_a_copy_of_a_founders_disk_is_named_grants_nothing_and_harms_nobody_else(routed: Routed) -> None:
+    routed.start("n1", "n2", "n3")
+    eventually("all three are known to hold one", lambda: len(routed.leases()) == 3)
+    held = routed.leases()
+    routed.home("n4").mkdir()
+    shutil.copytree(routed.home("n1") / "state", routed.home("n4") / "state")
+    with routed.all_the_while(("n2", "n3"), ("n3", "n2")):
+        told = ["--name", "n1", "--underlay", "192.0.2.4", "--join", "192.0.2.2"]
+        copy = routed.founders_file("n4", ["n1"])
+        routed.daemons["n4"] = start(routed.lab["n4"], routed.home("n4"), *told, configuration=copy)
+        eventually("the copy grants nothing", lambda: routed.says("n4", "this founder grants no leases"))
+        eventually("n2 names it", lambda: routed.says("n2", "name conflict: n1 is used at"))
+        routed.launch("n5", seed="192.0.2.2")
+        await_ready(routed.daemons["n5"])
+    now = routed.leases("n5")["n5"]
+    assert {name: routed.leases(name)[name] for name in ("n1", "n2", "n3")} == held
+    assert now not in held.values()
+
+
+def test_a_subnet_file_that_cannot_be_written_is_named_until_it_is(routed: Routed) -> None:
+    file = routed.home("n1") / "subnet.env"
+    file.mkdir(parents=True)  # a directory in its place
+    routed.start("n1", "n2")
+    eventually("it is named", partial(routed.says, "n1", f"not on disk: {file}"))
+    routed.seconds_until_all_ping("n1", "n2", since=time.monotonic())
+    file.rmdir()
+    eventually("it is written", file.is_file)
+    eventually("it is no longer named", lambda: not routed.says("n1", "not on disk"))
+
+
 @pytest.mark.long_sim  # three minutes: pytest -m long_sim tests/interop/test_leases.py
 @pytest.mark.timeout(400)
 def test_halves_that_lease_apart_for_two_minutes_are_one_and_share_no_subnet(routed: Routed) -> None:

@@ -248,6 +248,17 @@ def test_an_address_two_nodes_have_is_named_on_both_sides(start_lab: StartLab) -
     both_say(lab, lambda other: f"{other} and this node both have the address 10.9.0.1")
 
 
+def test_a_device_mac_two_nodes_have_is_named_on_both_sides(build_lab: BuildLab) -> None:
+    lab = build_lab(pool_of("twins", NodeKind.WEFT, NodeKind.WEFT))
+    start_daemons(lab, "n1")
+    mac = mac_of(lab["n1"], "weft0")
+    # A device that is found keeps its MAC: here that of a machine it was copied from.
+    type_in(lab["n2"], "ip tuntap add weft0 mode tap", f"ip link set weft0 address {mac}")
+    start_daemons(lab, "n2")
+    both_say(lab, lambda other: f"{other} and this node both have the device MAC {mac}")
+    lab.stop()
+
+
 # ── What is behind a node ───────────────────────────────────────────────────────────────────────────────
 
 

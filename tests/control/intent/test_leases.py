@@ -163,9 +163,24 @@ def test_a_founder_that_has_just_started_listens_first() -> None:
     turn(founder, now=SETTLE_SECONDS - 0.1)
     assert founder.word().grants == ()
     founder.consider((), has_strangers=True, now=SETTLE_SECONDS - 0.1)
-    turn(founder, now=SETTLED)
+    founder.consider((), has_strangers=True, now=SETTLED)
+    write(founder)
     assert founder.word().grants == (), "somebody knew it: it may have granted before"
-    turn(founder, now=SETTLED + STRANGERS_SETTLE_SECONDS)
+    turn(founder, now=SETTLED + 1)
+    assert founder.word().grants == (), "it has just heard them"
+    turn(founder, now=SETTLED + 1 + SETTLE_SECONDS)
+    assert len(founder.word().grants) == 1
+
+
+def test_a_founder_that_never_hears_who_knew_it_grants_in_the_end() -> None:
+    founder = node("n1")
+    founder.consider((), has_strangers=True, now=1.0)
+    founder.consider((), has_strangers=True, now=STRANGERS_SETTLE_SECONDS)
+    write(founder)
+    assert founder.word().grants == ()
+    for _ in range(2):  # it asks itself, and answers
+        founder.consider((), has_strangers=True, now=STRANGERS_SETTLE_SECONDS + 1.0)
+        write(founder)
     assert len(founder.word().grants) == 1
 
 

@@ -70,8 +70,9 @@ def test_a_flood_of_sources_fills_its_own_room_and_no_more() -> None:
     macs = LocalMacs(OWN, ageing=300)
     macs.see({mac(number): 1.0 for number in range(1, LOCAL_MACS_MAX + 10)}, {}, now=1.0)
     assert len(claims(macs, now=2.0)) == LOCAL_MACS_MAX + 1
-    assert macs.refused == 9
+    assert macs.is_full
     macs.forget(now=301.0)
+    assert not macs.is_full
     macs.see({B: 301.0}, {}, now=301.0)
     assert B in claims(macs, now=301.0)
 

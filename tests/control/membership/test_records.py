@@ -127,6 +127,8 @@ def test_what_may_not_be_said_changes_nothing_and_is_counted(message: RecordMess
     before = {name: desk.held(name) for name in ("us", "m1", "stock", "left")}
     desk.hear(message)
     assert desk.refused(reason) == 1
+    is_to_blame = reason in (Refused.TOO_MANY, Refused.TOO_LARGE, Refused.MALFORMED)
+    assert desk.records.statistics().blamed == ({reason: "m1"} if is_to_blame else {})
     assert desk.said() == []
     assert {name: desk.held(name) for name in before} == before
 

@@ -33,7 +33,7 @@ from control.loop_lag import LagWatch
 from control.network import ServedNetwork, UnderlaySurvey, device_addresses, survey
 from control.operator import config as configuration
 from control.operator.build import native_obstacle
-from control.operator.schema import Config, Encap, Mode, NetworkConfig, Switch
+from control.operator.schema import Config, Mode, NetworkConfig, Switch
 from control.operator.systemd import notify, reloading
 from control.routed import serve, sweep
 from control.steering import Steering, next_release, nodes_that_count, survey_of
@@ -81,11 +81,7 @@ def run(config: Config) -> int:
 
 def choose_engine(config: Config) -> Choice:
     """Which engine carries, said aloud: the choice is never silent."""
-    obstacle = native_obstacle()
-    for network in config.networks:
-        if network.encap is not Encap.VXLAN:
-            obstacle = obstacle or f"it does not carry {network.encap} (network {network.name})"
-    return choose_datapath(config.node.engine.value, obstacle=obstacle)
+    return choose_datapath(config.node.engine.value, obstacle=native_obstacle())
 
 
 def waits_for_lease(config: NetworkConfig) -> bool:

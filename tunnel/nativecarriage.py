@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from math import inf
 
 from overlay.addr import NetworkId, Vtep, VtepId
+from overlay.route import KEY_LENGTH
 from overlay.verdict import (
     Decision,
     Deliver,
+    Direction,
     Drop,
     DropReason,
     Encapsulate,
@@ -29,6 +31,7 @@ from tunnel.carriage import DATAGRAM_MAX
 from tunnel.interfaces import (
     Attachment,
     FrameDevice,
+    PacketDecider,
     Point,
     SockAddr,
     SuperDoor,
@@ -47,15 +50,17 @@ REASONS: tuple[DropReason, ...] = (*(DropReason[name] for name in _native.REASON
 """Every reason, at the number it has in Rust: those an engine gives itself first."""
 NUMBERS = {reason: number for number, reason in enumerate(REASONS)}
 POINTS = tuple(Point)
+KEY_ROOM = 12  # octets of a key in the lane: two MAC addresses
 WIRE_ID = 1 << 24  # bare packets name no network: their port carries one, and no VNI is this
 
 
 class Route:
     """How one VTEP of one network is reached: what the lane was told, and what it was told from."""
 
-    def __init__(self, number: int, vtep: VtepId) -> None:
+    def __init__(self, number: int, vtep: VtepId, network: Network) -> None:
         self.number = number
         self.id = vtep
+        self.network = network
         self.underlay: UdpUnderlay | None = None
         self.sockaddr: SockAddr = ("", 0)
         self.frame_max = 0
@@ -82,8 +87,9 @@ class Route:
 
     @property
     def doors(self) -> SuperDoors | None:
-        """Where super-frames may leave whole."""
-        return None if self.underlay is None else self.underlay.super_doors
+        """Where super-frames may leave whole; of all that is carried, the kernel cuts VXLAN alone."""
+        is_vxlan = self.network.encap is Encap.VXLAN
+        return self.underlay.super_doors if self.underlay is not None and is_vxlan else None
 
     def hop(self, door: SuperDoor) -> _native.HopRow | None:
         """The way through that door in the lane's terms; None: no underlay."""
@@ -107,18 +113,49 @@ class Route:
         return self.underlay is not None and self.frame_max < self._frame_max(self.underlay.mtu)
 
     def _frame_max(self, path_mtu: int) -> int:
-        return path_mtu - overhead(Encap.VXLAN, self.id.version) + ETHERNET_LENGTH
+        """Octets of frame that reach the VTEP over such a path.
+
+        Flannel's proxy reads into a buffer of its MTU and cuts off the rest, so for bare packets the path is
+        not all that counts: the network has one MTU, and the VTEP has it too.
+        """
+        packet_max = path_mtu - overhead(self.network.encap, self.id.version)
+        if self.network.router is not None:
+            packet_max = min(packet_max, self.network.overlay_mtu)
+        return packet_max + ETHERNET_LENGTH
 
 
 @dataclass(slots=True, eq=False)
 class Network:
-    """One network as it is carried."""
+    """One network as it is carried.
+
+    Attributes:
+        router: Who decides, in a network of bare packets; None: it carries frames.
+        exchanges: The number of the socket that sends such packets, for each underlay.
+    """
 
     number: int
     attachment: Attachment
     device: FrameDevice
+    overlay_mtu: int
     overruns_seen: int
+    router: PacketDecider | None = None
     routes: dict[VtepId, Route] = field(default_factory=dict)
+    exchanges: dict[UdpUnderlay, int] = field(default_factory=dict)
+
+    @property
+    def encap(self) -> Encap:
+        return Encap.VXLAN if self.router is None else Encap.FLANNEL_UDP
+
+    @property
+    def hidden(self) -> int:
+        """How many of a frame's first octets a decision is not about."""
+        return 0 if self.router is None else ETHERNET_LENGTH
+
+    def key_of(self, row: bytes, direction: Direction) -> bytes:
+        """A flow's key from the lane's, all of which are of one length."""
+        if self.router is None:
+            return row
+        return row[: KEY_LENGTH if direction is Direction.EGRESS else 2 * KEY_LENGTH]
 
     @property
     def id(self) -> NetworkId:
@@ -165,4 +202,4 @@ def memory_of(decision: Decision) -> tuple[bytes, float, list[bytes]] | None:
     if decision.key is None:
         return None
     expires_at = inf if decision.expires_at is None else decision.expires_at
-    return decision.key, expires_at, [octets_of(place) for place in decision.rests_on]
+    return decision.key.ljust(KEY_ROOM, b"\0"), expires_at, [octets_of(place) for place in decision.rests_on]

@@ -24,12 +24,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from time import monotonic
 
 from overlay.addr import IpAddress, Mac, NetworkId, Vtep, VtepId
 from overlay.errors import DatapathUnavailableError, DeviceError
+from overlay.route import subnet_key
 from overlay.tables import TableDelta, Tables, VtepRemove, VtepReplace
 from overlay.verdict import (
     EVERY_VTEP,
@@ -54,6 +56,8 @@ from tunnel.interfaces import (
     FrameDevice,
     Ledger,
     Observer,
+    PacketDecider,
+    PacketDevice,
     Reactor,
     Strictness,
     VtepStatistics,
@@ -117,6 +121,7 @@ class NativeDatapath:
         self._on_failure = on_failure
         self._lane = lane or _native.Engine(_native.segments_max(), WRITE_SEGMENTS_MAX)
         self._underlay_numbers = {underlay: self._add_underlay(underlay) for underlay in self._underlays}
+        self._pools = {number: underlay for underlay, number in self._underlay_numbers.items()}
         self._networks: dict[NetworkId, Network] = {}
         self._names: list[NetworkId] = []  # of networks by their number, those that left too
         self._routes: dict[int, Route] = {}
@@ -140,22 +145,21 @@ class NativeDatapath:
 
         Raises:
             DeviceError: Its port cannot be bound.
-            DatapathUnavailableError: Its format is not VXLAN.
         """
-        if attachment.vni is None:
-            raise DatapathUnavailableError("native", f"it does not carry bare packets ({attachment.network})")
         number = self._lane.add_network(
-            attachment.vni,
+            None if attachment.vni is None else int(attachment.vni),
             attachment.strictness is Strictness.LINUX,
-            attachment.suppresses,
+            attachment.suppresses and attachment.vni is not None,  # nobody asks for MAC addresses there
             attachment.repairs,
         )
         self._names.append(attachment.network)
         device = attachment.device
-        network = Network(number, attachment, device, device.overruns())
+        network = Network(number, attachment, device, attachment.overlay_mtu, device.overruns())
+        if attachment.vni is None:
+            network.router = packet_decider(attachment)
         try:
             for underlay in self._underlays:
-                port = self._open_port(underlay, attachment.port)
+                port = self._open_port(underlay, network)
                 port.networks[network.wire_id] = network
                 self._lane.bind(port.number, network.wire_id, number)
         except DeviceError:
@@ -167,6 +171,7 @@ class NativeDatapath:
         for vtep in tables.vteps.values():
             self._program_vtep(network, vtep)
         self._program_flood(network)
+        self._program_subnets(network)
         self._use_device(network, device, attachment.overlay_mtu)
 
     def detach(self, network: NetworkId) -> None:
@@ -184,6 +189,10 @@ class NativeDatapath:
         self._use_device(carried, device, overlay_mtu)
 
     def _use_device(self, network: Network, device: FrameDevice, overlay_mtu: int) -> None:
+        if network.overlay_mtu != overlay_mtu:
+            network.overlay_mtu = overlay_mtu
+            for route in network.routes.values():
+                self._recheck(route)
         self._lane.use_device(network.number, device.fileno(), overlay_mtu, device.takes_udp_super_frames)
 
     def reroute(self) -> None:
@@ -212,12 +221,22 @@ class NativeDatapath:
             underlay.super_doors.heed(partial(self._lane.suspend, number))
         return number
 
-    def _open_port(self, underlay: UdpUnderlay, port: int) -> Port:
-        place = (underlay, port)
-        if place not in self._ports:
-            socket = underlay.open_port(port)
+    def _open_port(self, underlay: UdpUnderlay, network: Network) -> Port:
+        place = (underlay, network.attachment.port)
+        if place not in self._ports and network.router is not None:
+            self._ports[place] = self._open_exchange(underlay, network)
+        elif place not in self._ports:
+            socket = underlay.open_port(network.attachment.port)
             self._ports[place] = Port(self._lane.add_port(socket.fileno()), socket, socket.overruns())
         return self._ports[place]
+
+    def _open_exchange(self, underlay: UdpUnderlay, network: Network) -> Port:
+        """A port of Flannel's, which sends as well: to the lane it is a pool of one."""
+        exchange = underlay.open_exchange(network.attachment.port)
+        fd = exchange.errors_fileno  # the socket itself: the lane does not mind what it shows of errors
+        number = self._lane.add_underlay([fd], underlay.ladder.is_on(Feature.UDP_GSO))
+        network.exchanges[underlay], self._pools[number] = number, underlay
+        return Port(self._lane.add_port(fd), exchange, exchange.overruns())
 
     def _leave_ports(self, network: Network) -> None:
         """Receives for this network no more; a port without a network is closed."""
@@ -244,6 +263,9 @@ class NativeDatapath:
         for network_id in {place.network for place in touched if place.table is Table.FLOOD}:
             if network_id in self._networks:
                 self._program_flood(self._networks[network_id])
+        for network_id in {place.network for place in touched if place.table is Table.ROUTE}:
+            if network_id in self._networks:
+                self._program_subnets(self._networks[network_id])
         self._lane.forget([octets_of(place) for place in touched])
 
     def _follow_vtep(self, network: Network, address: VtepId) -> None:
@@ -260,11 +282,15 @@ class NativeDatapath:
         route = network.routes.get(vtep.address)
         if route is None:
             number = self._lane.add_vtep(network.number, vtep.address.packed, vtep.port)
-            route = network.routes[vtep.address] = self._routes[number] = Route(number, vtep.address)
+            route = Route(number, vtep.address, network)
+            network.routes[vtep.address] = self._routes[number] = route
         route.use(vtep, self._choose_underlay(vtep.address))
         host, port, *rest = route.sockaddr
         scope = rest[1] if len(rest) == 2 else 0
-        underlay = None if route.underlay is None else self._underlay_numbers[route.underlay]
+        underlay = None
+        if route.underlay is not None:
+            pools = self._underlay_numbers if network.router is None else network.exchanges
+            underlay = pools[route.underlay]
         packed = ip_address(host.split("%", maxsplit=1)[0]).packed
         self._lane.route_vtep(route.number, packed, port, scope, underlay, max(route.frame_max, 0))
         self._follow_door(route)
@@ -286,6 +312,13 @@ class NativeDatapath:
     def _program_flood(self, network: Network) -> None:
         flood = self._tables[network.id].flood.vteps()
         self._lane.program_flood(network.number, [network.routes[vtep].number for vtep in flood])
+
+    def _program_subnets(self, network: Network) -> None:
+        """What the packets of a network are told apart by."""
+        if network.router is not None:
+            routes = self._tables[network.id].routes.routes()
+            own = [subnet_key(route.subnet) for route in routes if route.subnet.version == 4]
+            self._lane.program_subnets(network.number, own)
 
     # ── Upcalls ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -322,7 +355,7 @@ class NativeDatapath:
 
     def _decide(self, network: Network, vtep: VtepId | None, frame: bytes) -> Decision:
         self._upcalls += 1
-        decider = network.attachment.decider
+        decider, frame = network.attachment.decider, frame[network.hidden :]
         if vtep is None:
             decision = decider.egress(frame, now=monotonic())
         else:
@@ -334,7 +367,9 @@ class NativeDatapath:
     def _read_notices(self) -> None:
         for notice in self._lane.notices():
             if notice[0] == "no-segmentation":
-                self._no_segmentation(self._underlays[notice[1]], notice[2])
+                self._no_segmentation(self._pools[notice[1]], notice[2])
+            elif notice[0] == "refused":
+                self._tell_refused(*notice[1:])
             elif (route := self._routes.get(notice[1])) is not None:
                 self._read_notice(route, notice)
 
@@ -350,6 +385,28 @@ class NativeDatapath:
             who = "a socket says" if is_socket else "the inject TAP"
             self._shut_door(route, f"{who}: {os.strerror(number)}")
 
+    def _tell_refused(self, number: int, vtep: int | None, reason: int, frame: bytes) -> None:
+        """A packet goes no further: whoever sent it is told, on the side it came from."""
+        network = self._networks.get(self._names[number])
+        if network is None or network.number != number or network.router is None:
+            return
+        router, packet = network.router, frame[network.hidden :]
+        is_expired = REASONS[reason] is DropReason.TTL_EXPIRED
+        error = router.expired(packet) if is_expired else router.unreachable(packet)
+        if error is not None and vtep is not None:
+            self._lane.send_own(vtep, error)
+        elif error is not None:
+            self._answer(network, error)
+
+    def _answer(self, network: Network, packet: bytes) -> None:
+        """Gives the host a packet of our own making."""
+        is_taken = False
+        if isinstance(network.device, PacketDevice):
+            with suppress(OSError):
+                network.device.answer(packet)
+                is_taken = True
+        self._lane.answered(network.number, packet, is_taken)
+
     def _shut_door(self, route: Route, why: str) -> None:
         if route.doors is not None and route.door is not None:
             route.doors.shut(route.id, why, now=monotonic())
@@ -361,17 +418,25 @@ class NativeDatapath:
         self._follow_ladder(underlay)
 
     def _follow_ladder(self, underlay: UdpUnderlay) -> None:
-        self._lane.use_gso(self._underlay_numbers[underlay], underlay.ladder.is_on(Feature.UDP_GSO))
+        is_on = underlay.ladder.is_on(Feature.UDP_GSO)
+        self._lane.use_gso(self._underlay_numbers[underlay], is_on)
+        for network in self._networks.values():
+            if underlay in network.exchanges:
+                self._lane.use_gso(network.exchanges[underlay], is_on)
 
     def _too_big(self, route: Route, frame: bytes, *, is_answered: bool, is_news: bool) -> None:
         """A frame did not fit: the path is asked for if the kernel said so, and its sender told."""
-        network = next(each for each in self._networks.values() if each.routes.get(route.id) is route)
+        network = route.network
         if is_news:
             self._recheck(route)
-        if is_answered:
-            reply = network.attachment.decider.too_big(frame, route.frame_max - ETHERNET_LENGTH)
-            if reply is not None:
-                self._lane.write_own(network.number, reply)
+        if not is_answered:
+            return
+        packet_max = route.frame_max - ETHERNET_LENGTH
+        reply = network.attachment.decider.too_big(frame[network.hidden :], packet_max)
+        if reply is not None and network.router is not None:
+            self._answer(network, reply)
+        elif reply is not None:
+            self._lane.write_own(network.number, reply)
 
     def _recheck(self, route: Route) -> None:
         route.recheck()
@@ -473,7 +538,8 @@ class NativeDatapath:
     def _flow(
         self, network: Network, direction: Direction, vtep: VtepId | None, row: _native.FlowRow
     ) -> FlowStatistics:
-        key, kind, number, frames, octets, used_at = row
+        row_key, kind, number, frames, octets, used_at = row
+        key = network.key_of(row_key, direction)
         verdict: Verdict = Deliver()
         if kind == ENCAPSULATE:
             verdict = Encapsulate(self._routes[number].id)
@@ -486,6 +552,8 @@ class NativeDatapath:
     def activity(self, *, since: float) -> Iterator[Activity]:
         """The source MACs that ingress flows have carried at or after `since`."""
         for network in tuple(self._networks.values()):
+            if network.router is not None:
+                continue  # there are no MACs in it
             for route in tuple(network.routes.values()):
                 for key, _, _, _, _, used_at in _sliced(self._lane.ingress_flows, route.number):
                     if used_at >= since:
@@ -524,6 +592,21 @@ class NativeDatapath:
                     received_octets,
                     {REASONS[reason]: count for reason, count in drops},
                 )
+
+
+def packet_decider(attachment: Attachment) -> PacketDecider:
+    """Who decides in a network of bare packets, its device being a TUN.
+
+    Raises:
+        TypeError: One of the two is of the other kind.
+    """
+    decider, device = attachment.decider, attachment.device
+    if not isinstance(decider, PacketDecider) or not isinstance(device, PacketDevice):
+        kinds = f"{type(decider).__name__} and {type(device).__name__}"
+        raise TypeError(
+            f"expected a PacketDecider and a PacketDevice for {attachment.network}, found {kinds}"
+        )
+    return decider
 
 
 def _sliced(

@@ -19,12 +19,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from ipaddress import IPv4Address, ip_address
-from typing import Any
+from ipaddress import IPv4Address, IPv4Network, ip_address
+from typing import Any, TypeVar
 
 from overlay.addr import IpAddress, Mac, NetworkId, Vni, Vtep
 from overlay.bridge import Bridge, BridgePolicy
-from overlay.tables import Change, FloodReplace, TableDelta, Tables, VtepReplace
+from overlay.fdb import Origin
+from overlay.router import Router, RouterPolicy
+from overlay.tables import Change, FloodReplace, RouteReplace, TableDelta, Tables, VtepReplace
 from overlay.verdict import DropReason
 from tunnel.interfaces import Attachment, Buffer, Datapath, DatapathStatistics
 from tunnel.pydatapath import PythonDatapath
@@ -39,6 +41,15 @@ VNI = Vni(42)
 OWN_MAC = Mac(b"\x02\x00\x00\x00\x00\x01")
 UDP_SEGMENT = 103
 PLAIN = bytes(10)
+SUBNETS: dict[IPv4Network, IpAddress | None] = {
+    IPv4Network("10.9.0.0/24"): None,
+    IPv4Network("10.9.0.2/32"): VTEPS[0],
+    IPv4Network("10.9.2.0/24"): VTEPS[0],
+    IPv4Network("10.9.3.0/24"): VTEPS[1],
+}
+
+
+AnyTwin = TypeVar("AnyTwin", bound="Twin")
 
 
 class Handle:
@@ -100,6 +111,7 @@ class PairDevice:
         self.read_into: Callable[[Sequence[Buffer]], int] = partial(os.readv, self._own.fileno())
         self.write: Callable[[Sequence[Buffer]], int] = partial(os.writev, self._own.fileno())
         self.lost = 0
+        self.answers: list[bytes] = []
 
     takes_udp_super_frames = True
 
@@ -115,6 +127,11 @@ class PairDevice:
     def close(self) -> None:
         self._own.close()
         self.host.close()
+
+    def answer(self, packet: bytes) -> int:
+        """As a TUN: what the node itself says to the host."""
+        self.answers.append(packet)
+        return len(packet)
 
     def arrivals(self) -> Iterator[bytes]:
         """What was written to it since, header and frame."""
@@ -146,10 +163,13 @@ class Twin:
         self.written: list[tuple[bytes, bytes]] = []
         self.arrived: dict[IpAddress, list[tuple[int, bytes]]] = {address: [] for address in self.sockets}
         self.tables.add_network(NETWORK)
-        settings: dict[str, Any] = {"overlay_mtu": 1450, "vni": VNI, "port": self.port, **others}
-        decider = Bridge(BridgePolicy(NETWORK, OWN_MAC), self.tables)
-        self.datapath.attach(Attachment(NETWORK, device=self.device, decider=decider, **settings))
+        settings = {**self._settings(), "port": self.port, **others}
+        self.datapath.attach(Attachment(NETWORK, device=self.device, **settings))
         self.know(*VTEPS)
+
+    def _settings(self) -> dict[str, Any]:
+        decider = Bridge(BridgePolicy(NETWORK, OWN_MAC), self.tables)
+        return {"overlay_mtu": 1450, "vni": VNI, "decider": decider}
 
     def _engine(self) -> Datapath:
         if self.kind == "python":
@@ -218,7 +238,7 @@ class Twin:
 
     def _collect(self) -> None:
         self.written += [(octets[:10], octets[10:]) for octets in self.device.arrivals()]
-        ports = [sender.port for sender in self.underlay.senders]
+        ports = [*(sender.port for sender in self.underlay.senders), self.port]
         for address, bound in self.sockets.items():
             with contextlib.suppress(BlockingIOError):
                 while True:
@@ -248,10 +268,43 @@ class Twin:
             bound.close()
 
 
+class PacketTwin(Twin):
+    """One engine that carries one network of bare packets: `SUBNETS` are ours and those of two VTEPs.
+
+    Attributes:
+        answers: What it gave the host by the other way than its device.
+    """
+
+    def __init__(self, kind: str, **others: Any) -> None:
+        super().__init__(kind, **others)
+        for subnet, vtep in SUBNETS.items():
+            self.apply(RouteReplace(NETWORK, subnet, vtep, Origin.STATIC))
+
+    def _settings(self) -> dict[str, Any]:
+        router = Router(RouterPolicy(NETWORK, IPv4Address("10.9.0.1")), self.tables)
+        return {"overlay_mtu": 1472, "vni": None, "decider": router}
+
+    @property
+    def answers(self) -> list[bytes]:
+        return self.device.answers
+
+
 @contextmanager
 def twin(kind: str, **settings: Any) -> Iterator[Twin]:
     """One engine; it must have accounted for every frame in the end, and after it is closed."""
-    made = Twin(kind, **settings)
+    with _balanced(Twin(kind, **settings)) as made:
+        yield made
+
+
+@contextmanager
+def packet_twin(kind: str, **settings: Any) -> Iterator[PacketTwin]:
+    """The same with bare packets."""
+    with _balanced(PacketTwin(kind, **settings)) as made:
+        yield made
+
+
+@contextmanager
+def _balanced(made: AnyTwin) -> Iterator[AnyTwin]:
     try:
         yield made
         balance(made)

@@ -71,15 +71,19 @@ impl Group {
 impl Lane {
     /// Reads a turn's datagrams from a port; how many reads gave something.
     pub fn drain_port(&mut self, port: u32, now: f64) -> usize {
-        let Some(fd) = self.ports.get(port as usize).and_then(Option::as_ref).map(|port| port.fd) else {
-            return 0;
-        };
+        let Some(port_) = self.ports.get(port as usize).and_then(Option::as_ref) else { return 0 };
+        let (fd, of_packets) = (port_.fd, port_.of_packets());
         let mut buffer = mem::take(&mut self.received);
         let mut groups = mem::take(&mut self.groups);
         let mut arrived = [Arrived { length: 0, host: [0; 16], stride: None, ecn: 0 }; READS_PER_TURN];
         // An error here is an old send's misfortune; the next call goes on.
         let count = sys::receive_many(fd, &mut buffer, DATAGRAM_ROOM, &mut arrived).unwrap_or(0);
         for (index, read) in arrived[..count].iter().enumerate() {
+            if let Some(network) = of_packets {
+                let start = index * DATAGRAM_ROOM;
+                self.receive_packets(network, &buffer[start..start + read.length], read, now);
+                continue;
+            }
             group(&buffer, index * DATAGRAM_ROOM, read, port, &mut groups);
         }
         self.receive_groups(&mut buffer, &groups, now);
@@ -224,7 +228,7 @@ impl Lane {
     }
 
     /// HOT PATH: one frame, repaired on the way.
-    fn carry_one(
+    pub(crate) fn carry_one(
         &mut self,
         network: u32,
         vtep: u32,
@@ -235,7 +239,8 @@ impl Lane {
         let Lane { networks, vteps, book, .. } = self;
         let Some(network_) = networks.get(network as usize).and_then(Option::as_ref) else { return };
         let drops = vteps.get_mut(vtep as usize).and_then(Option::as_mut).map(|vtep| &mut vtep.drops);
-        let mut writer = Writer { fd: network_.device, network, book, drops };
+        let hidden = network_.hidden().saturating_sub(HEADER_LENGTH);
+        let mut writer = Writer { fd: network_.device, network, book, drops, hidden };
         if let Err(reason) = delivered(verdict) {
             return writer.lose(reason, frame);
         }
@@ -250,11 +255,12 @@ impl Lane {
     }
 
     /// HOT PATH: frames of one flow that came in one turn, merged where TCP and UDP allow it.
-    fn carry_together(&mut self, (network, vtep, verdict): (u32, u32, Verdict), frames: &[&[u8]]) {
+    pub(crate) fn carry_together(&mut self, (network, vtep, verdict): (u32, u32, Verdict), frames: &[&[u8]]) {
         let Lane { networks, vteps, book, bounds, .. } = self;
         let Some(network_) = networks.get(network as usize).and_then(Option::as_ref) else { return };
         let drops = vteps.get_mut(vtep as usize).and_then(Option::as_mut).map(|vtep| &mut vtep.drops);
-        let mut writer = Writer { fd: network_.device, network, book, drops };
+        let hidden = network_.hidden().saturating_sub(HEADER_LENGTH);
+        let mut writer = Writer { fd: network_.device, network, book, drops, hidden };
         if let Err(reason) = delivered(verdict) {
             return frames.iter().for_each(|frame| writer.lose(reason, frame));
         }
@@ -304,7 +310,7 @@ fn group(buffer: &[u8], start: usize, read: &Arrived, port: u32, groups: &mut Ve
 }
 
 /// Why a frame from the tunnel is not delivered, if it is not: no verdict sends it back there.
-fn delivered(verdict: Verdict) -> Result<(), Reason> {
+pub(crate) fn delivered(verdict: Verdict) -> Result<(), Reason> {
     match verdict {
         Verdict::Deliver => Ok(()),
         Verdict::Drop(reason) => Err(reason),
@@ -318,18 +324,21 @@ pub(crate) struct Writer<'a> {
     pub network: u32,
     pub book: &'a mut Book,
     pub drops: Option<&'a mut Drops>,
+    /// How many of a frame's first octets the device does not take: a TUN no Ethernet header.
+    pub hidden: usize,
 }
 
 impl Writer<'_> {
     /// HOT PATH: one frame, or one that stands for several, to the device.
     pub fn put(&mut self, vnet: Vnet, slices: &[IoSlice<'_>], frames: usize) {
-        let header = vnet.build();
+        let header = if self.hidden > 0 { vnet.without_ethernet() } else { vnet }.build();
         let result = if let [frame] = slices {
-            sys::write(self.fd, &[IoSlice::new(&header), *frame])
+            sys::write(self.fd, &[IoSlice::new(&header), IoSlice::new(&frame[self.hidden..])])
         } else {
             let mut gathered = Vec::with_capacity(slices.len() + 1);
             gathered.push(IoSlice::new(&header));
             gathered.extend_from_slice(slices);
+            gathered[1] = IoSlice::new(&slices[0][self.hidden..]); // all headers are in the first
             sys::write(self.fd, &gathered)
         };
         let whole = |slices: &[IoSlice<'_>]| {

@@ -21,6 +21,7 @@ use crate::batch::Door;
 use crate::bucket::{Meter, TokenBucket};
 use crate::flows::{Dependents, EGRESS_FLOWS_MAX, FlowTable, INGRESS_FLOWS_MAX, Key, Owner};
 use crate::hash::Seeded;
+use crate::packet::{ETHERNET, LEAD, Subnet, Subnets, WIRE_ID};
 use crate::reason::{REASONS_MAX, Reason};
 use crate::super_packet::SuperDoor;
 use crate::sys::{Address, Bell, Host, Waiter};
@@ -83,6 +84,8 @@ pub struct Network {
     pub repairs: bool,
     /// Whether the device takes UDP segments joined into one frame.
     pub merges_udp: bool,
+    /// Whose subnets are where; None: the network carries frames.
+    pub subnets: Option<Subnets>,
     /// Egress flows.
     pub egress: FlowTable,
     /// Sender's host → VTEP.
@@ -96,6 +99,16 @@ pub struct Network {
 }
 
 impl Network {
+    /// Octets of a datagram in its slot before what is sent: of a bare packet all its lead.
+    pub(crate) fn hidden(&self) -> usize {
+        if self.subnets.is_some() { LEAD } else { 0 }
+    }
+
+    /// A frame as the engine holds it, from what was sent of it.
+    pub(crate) fn frame_of(&self, sent: &[u8]) -> Vec<u8> {
+        if self.subnets.is_some() { [&ETHERNET[..], sent].concat() } else { sent[HEADER_LENGTH..].to_vec() }
+    }
+
     /// A receiver behind our device takes no TCP segment above `mss` octets from that MAC pair.
     pub fn note_segment_limit(&mut self, ingress_key: Key, mss: u16) {
         match self.limits.get_mut(&ingress_key) {
@@ -171,6 +184,13 @@ pub struct Port {
     pub fd: RawFd,
     /// VNI → network.
     pub networks: HashMap<u32, u32, Seeded>,
+}
+
+impl Port {
+    /// The network of bare packets that has the port for itself.
+    pub(crate) fn of_packets(&self) -> Option<u32> {
+        self.networks.get(&WIRE_ID).copied()
+    }
 }
 
 /// Where an observer sees a frame, as `tunnel.interfaces.Point` has them, in its order.
@@ -316,6 +336,7 @@ pub struct Lane {
     // Ingress.
     pub(crate) received: Vec<u8>,
     pub(crate) groups: Vec<crate::ingress::Group>,
+    pub(crate) apart: Vec<u8>,
 }
 
 impl Lane {
@@ -343,6 +364,7 @@ impl Lane {
             open: vec![],
             received: vec![0; crate::ingress::BUFFER_OCTETS],
             groups: vec![],
+            apart: vec![],
         }
     }
 
@@ -352,7 +374,9 @@ impl Lane {
     pub fn add_network(&mut self, settings: NetworkSettings, now: f64) -> u32 {
         let number = self.networks.len() as u32;
         let mut header = [0x08, 0, 0, 0, 0, 0, 0, 0];
-        header[4..].copy_from_slice(&(settings.vni << 8).to_be_bytes());
+        if let Some(vni) = settings.vni {
+            header[4..].copy_from_slice(&(vni << 8).to_be_bytes());
+        }
         self.networks.push(Some(Network {
             header,
             device: -1,
@@ -361,6 +385,7 @@ impl Lane {
             suppresses: settings.suppresses,
             repairs: settings.repairs,
             merges_udp: false,
+            subnets: settings.vni.is_none().then(Subnets::default),
             egress: FlowTable::new(Owner::Egress(number), EGRESS_FLOWS_MAX),
             hosts: HashMap::with_hasher(Seeded::new()),
             flood: vec![],
@@ -449,7 +474,8 @@ impl Lane {
             ingress: FlowTable::new(Owner::Ingress(number), INGRESS_FLOWS_MAX),
             doors: vec![Door::default()],
             super_door: None,
-            wants_door: true,
+            // Of all that is carried, the kernel cuts VXLAN alone.
+            wants_door: self.network(network).is_some_and(|network| network.subnets.is_none()),
             traffic: Traffic::default(),
             drops: [0; REASONS_MAX],
         }));
@@ -512,6 +538,13 @@ impl Lane {
                 network.hosts.remove(&gone.host);
             }
             network.flood.retain(|other| *other != vtep);
+        }
+    }
+
+    /// A network of bare packets has these subnets, ours and others'.
+    pub fn program_subnets(&mut self, network: u32, subnets: Vec<Subnet>) {
+        if let Some(network) = self.network_mut(network) {
+            network.subnets = Some(Subnets::new(subnets));
         }
     }
 
@@ -594,8 +627,8 @@ impl Lane {
 /// What does not change of a network.
 #[derive(Clone, Copy, Debug)]
 pub struct NetworkSettings {
-    /// Its VNI.
-    pub vni: u32,
+    /// Its VNI; None: it is one of bare packets.
+    pub vni: Option<u32>,
     /// Whether reserved bits are refused.
     pub is_strict: bool,
     /// Whether neighbor discovery must be asked about frame by frame.

@@ -71,11 +71,11 @@ pub fn plan_untrusted(
     payload_max: usize,
 ) -> Result<Plan, Reason> {
     if vnet.gso_type == GSO_NONE {
-        if prefix + frame.len() > payload_max {
-            return Err(Reason::MTU_EXCEEDED);
-        }
         if vnet.flags & NEEDS_CSUM != 0 {
             finish_checksum(frame, usize::from(vnet.checksum_start), usize::from(vnet.checksum_offset))?;
+        }
+        if prefix + frame.len() > payload_max {
+            return Err(Reason::MTU_EXCEEDED);
         }
         return Ok(Plan::Whole);
     }

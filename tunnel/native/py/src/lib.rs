@@ -18,6 +18,7 @@ mod _native {
     use pyo3::types::{PyBytes, PyTuple};
     use weft_core::flows::{FlowTable, Key, Verdict};
     use weft_core::lane::{Bounds, Drops, Lane, NetworkSettings};
+    use weft_core::packet::Subnet;
     use weft_core::reason::{REASONS_MAX, Reason};
     use weft_core::super_packet::{Hop, SuperDoor};
     use weft_core::sys::{self, Address};
@@ -107,7 +108,7 @@ mod _native {
         fn add_network(
             &self,
             py: Python<'_>,
-            vni: u32,
+            vni: Option<u32>,
             is_strict: bool,
             suppresses: bool,
             repairs: bool,
@@ -208,6 +209,10 @@ mod _native {
             self.change(py, |lane| lane.withdraw_vtep(vtep));
         }
 
+        fn program_subnets(&self, py: Python<'_>, network: u32, subnets: Vec<Subnet>) {
+            self.change(py, |lane| lane.program_subnets(network, subnets));
+        }
+
         fn program_flood(&self, py: Python<'_>, network: u32, vteps: Vec<u32>) {
             self.change(py, |lane| lane.program_flood(network, vteps));
         }
@@ -257,6 +262,9 @@ mod _native {
                 Notice::ShutDoor { vtep, errno, is_socket } => {
                     ("shut-door", vtep, errno, is_socket).into_pyobject(py)
                 }
+                Notice::Refused { network, vtep, reason, frame } => {
+                    ("refused", network, vtep, reason.0, PyBytes::new(py, &frame)).into_pyobject(py)
+                }
                 Notice::NoSegmentation { underlay, errno } => {
                     ("no-segmentation", underlay, errno).into_pyobject(py)
                 }
@@ -269,6 +277,14 @@ mod _native {
                 lane.book.generated += 1;
                 lane.write_own(network, &frame);
             });
+        }
+
+        fn answered(&self, py: Python<'_>, network: u32, packet: Vec<u8>, is_taken: bool) {
+            self.change(py, |lane| lane.answered(network, &packet, is_taken));
+        }
+
+        fn send_own(&self, py: Python<'_>, vtep: u32, packet: Vec<u8>) {
+            self.change(py, |lane| lane.send_own(vtep, &packet));
         }
 
         // Every second.

@@ -59,6 +59,14 @@ native: ## lint and test the native engine's core (no daemon uses it yet); needs
 	@cd tunnel/native && cargo fmt --check && cargo clippy -q -p weft-core -- -D warnings
 	@cd tunnel/native && cargo test -q -p weft-core
 
+.PHONY: compose-bench
+compose-bench: setup ## measure between containers (SUITE=quick|rungs|…); needs docker, no registry
+	@bench/compose/up bench
+
+.PHONY: compose-interop
+compose-interop: setup ## a kernel VXLAN and a Flannel node beside weft, in containers
+	@bench/compose/up interop
+
 .PHONY: docs
 docs: setup ## write the generated documents again
 	@$(VENV)/bin/python scripts/generate_docs.py

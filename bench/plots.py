@@ -46,7 +46,7 @@ def why_no_plots() -> str | None:
     try:
         import matplotlib as _  # noqa: F401, ICN001, PLC0415 - an extra, and slow to import
     except ImportError as error:
-        return f"matplotlib cannot be imported: {error}"
+        return f"matplotlib cannot be imported: {str(error).strip().splitlines()[0]}"
     return None
 
 

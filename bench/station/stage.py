@@ -15,6 +15,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_interface
@@ -22,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bench.lab.commands import LabError, run_command, sigterm_as_exit, undisturbed
+from bench.lab.commands import POLL_S, LabError, run_command, sigterm_as_exit, undisturbed
 from bench.lab.namespaces import Place
 from bench.lab.topology import UNDERLAY_DEVICE, Node, NodeKind, Topology, Underlay
 from bench.meter import ProcessWork
@@ -33,6 +34,7 @@ from bench.station import inside
 COMPOSE = "compose"
 NEAR = "n1"
 ASK_WITHIN_S = 5.0
+SERVES_WITHIN_S = 10.0
 
 
 class NearPlace(Place):
@@ -142,13 +144,26 @@ def compose_ground(stations: Sequence[Path]) -> Ground:
     return Ground(COMPOSE, build, most_nodes=1 + len(stations))
 
 
+def _await_station(place: FarPlace, deadline: float) -> None:
+    """Containers start at their leisure.  Raises LabError when it is late."""
+    while True:
+        try:
+            place.work_of(())
+            return
+        except LabError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_S)
+
+
 def why_no_stations(stations: Sequence[Path]) -> str | None:
     """Why no stage can be had here; None: every station answers."""
     if not stations:
         return "no station was named: weft bench serve SOCKET makes one"
+    deadline = time.monotonic() + SERVES_WITHIN_S
     try:
         for path in stations:
-            FarPlace(path.stem, path).work_of(())
+            _await_station(FarPlace(path.stem, path), deadline)
         run_command(["ip", "-V"], why="what a stage is built with")
     except LabError as error:
         return str(error)

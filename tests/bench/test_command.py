@@ -16,6 +16,7 @@ from bench.record import Record
 from bench.results import RUNS
 from bench.runner import Plan
 from bench.scenarios import parse_scenario
+from bench.station import stage
 from control.operator.failure import ExitCode, Failure
 
 
@@ -88,7 +89,8 @@ def test_the_quick_suite_is_over_in_three_minutes(plans: list[Plan]) -> None:
     assert plans[0].cost() < 170
 
 
-def test_where_no_station_answers_that_is_the_answer(tmp_path: Path) -> None:
+def test_where_no_station_answers_that_is_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "SERVES_WITHIN_S", 0.1)
     for stations in ((), ("--far", str(tmp_path / "far2.sock"))):
         failure = run("--underlay", "compose", *stations).exception
         assert isinstance(failure, Failure)

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.lab.commands import LabError, wait_until
+from bench.station import stage
 from bench.station.inside import UNREACHABLE
 from bench.station.serve import NOT_FOUND, Station
 from bench.station.stage import FarPlace, parse_underlay, why_no_stations
@@ -139,7 +140,8 @@ def test_whatever_a_message_says_the_next_one_is_served(path: Path, message: byt
     assert FarPlace("n2", path).work_of([]).cpu_s == 0
 
 
-def test_where_nobody_serves_that_is_said(tmp_path: Path) -> None:
+def test_where_nobody_serves_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "SERVES_WITHIN_S", 0.1)
     place = FarPlace("n2", tmp_path / "nobody.sock")
     done = place.run(["true"], check=False)
     assert done.returncode == UNREACHABLE

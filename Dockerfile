@@ -22,25 +22,37 @@ RUN mkdir /out; \
         done; \
     fi
 
-FROM ${BASE} AS builder
-COPY bench/compose/wheels /wheels
+# What others wrote comes first: the layers stay when only weft's own source has changed.
+FROM ${BASE} AS dependencies
 COPY bench/compose/install /usr/local/bin/install-weft
+COPY bench/compose/wheels /wheels
 COPY requirements/runtime.txt /src/requirements/
 RUN python3 -m venv /opt/weft && install-weft requirements /src/requirements/runtime.txt
+
+FROM dependencies AS bench-dependencies
+COPY requirements/bench.txt /src/requirements/
+RUN install-weft requirements /src/requirements/bench.txt
+
+FROM ${BASE} AS source
 COPY pyproject.toml README.md LICENSE /src/
 COPY overlay /src/overlay
 COPY tunnel /src/tunnel
 COPY control /src/control
 COPY bench /src/bench
+COPY bench/compose/wheel /wheel
 COPY --from=native /out /native
-RUN install-weft weft /src /native
 
-FROM builder AS node-builder
-RUN install-weft slim
+FROM dependencies AS node-builder
+COPY --from=source /src /src
+COPY --from=source /native /native
+COPY --from=source /wheel /wheel
+RUN install-weft weft /src /native && install-weft slim
 
-FROM builder AS bench-builder
-COPY requirements/bench.txt /src/requirements/
-RUN install-weft requirements /src/requirements/bench.txt && install-weft slim
+FROM bench-dependencies AS bench-builder
+COPY --from=source /src /src
+COPY --from=source /native /native
+COPY --from=source /wheel /wheel
+RUN install-weft weft /src /native && install-weft slim
 
 # ip and ping for people; the rest is what a bench uses.
 FROM ${BASE} AS programs

@@ -39,8 +39,8 @@ from tunnel import ladder
 from tunnel.injector import Injector, InjectTaps
 from tunnel.ladder import Switches
 from tunnel.netlink import Doorbell
+from tunnel.poller import Poller
 from tunnel.pydatapath import PythonDatapath
-from tunnel.spinner import Spinner
 from tunnel.underlay import UdpUnderlay, choose, resolve_underlays
 from tunnel.xfrm import policy_bell
 
@@ -149,10 +149,9 @@ class Daemon:
         self._datapath = PythonDatapath(
             self._tables,
             self._underlays,
-            reactor=loop,
+            reactor=Poller(loop, time.monotonic),
             clock=time.monotonic,
             choose_underlay=self._choose_underlay,
-            spinner=Spinner(loop, time.monotonic),
         )
         stack.callback(self._datapath.close)
         repairs = self._config.offload.rx_repair is not Switch.OFF

@@ -35,7 +35,6 @@ from tunnel.interfaces import Ancillary, Buffer, Point
 from tunnel.merge import Lost, merge_untrusted
 from tunnel.offload import ETHERNET_LENGTH, PLAIN, is_super_frame_untrusted, repair_untrusted
 from tunnel.recorder import Recorder
-from tunnel.spinner import Spinner
 from tunnel.upcalls import Upcalls
 from tunnel.vxlan import HEADER_LENGTH, I_FLAG
 
@@ -62,9 +61,7 @@ class Ingress:
         upcalls: Upcalls,
         *,
         clock: Callable[[], float],
-        spinner: Spinner | None = None,
     ) -> None:
-        self._spinner = spinner
         self._recorder = recorder
         self._upcalls = upcalls
         self._clock = clock
@@ -96,8 +93,6 @@ class Ingress:
                 break
         self._upcalls.answer()
         port.drained_at = clock()
-        if self._spinner is not None:
-            self._spinner.worked(started_at=started_at, ended_at=port.drained_at)
 
     def _receive_run(
         self,

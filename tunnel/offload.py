@@ -68,8 +68,8 @@ _Ipv4 = struct.Struct("!BxH2xHxB2xII")
 _Tcp = struct.Struct("!12xBB2xH")  # data offset, flags, checksum
 _Udp = struct.Struct("!4xHH")  # length, checksum
 # A frame that is Ethernet, IPv4 without options, TCP or UDP: EtherType, version and IHL, total length,
-# fragment, protocol, source, destination, UDP's length and checksum, TCP's data offset and checksum.
-_Common = struct.Struct("!12xHBxH2xHxB2xII4xHH4xB3xH")
+# fragment, protocol, source, destination, UDP's length and checksum, TCP's data offset, flags, checksum.
+_Common = struct.Struct("!12xHBxH2xHxB2xII4xHH4xBB2xH")
 _COMMON_LENGTH = ETHERNET_LENGTH + 20 + TCP_LENGTH
 # The same for IPv6: payload length, next header, the addresses as four words, UDP's and TCP's checksum.
 _Common6 = struct.Struct("!18xHBx4Q6xH8xH")
@@ -127,6 +127,41 @@ def _finish(l4_at: int, checksum_offset: int) -> bytes:
     ).build()
 
 
+@lru_cache(maxsize=4096)
+def _cut_tcp(
+    shape: tuple[int, int, int, int], cwr: int, payload: int, limits: tuple[int, int | None, int | None]
+) -> bytes:
+    """The header that asks for a TCP checksum and, for more payload than a segment holds, for segments.
+
+    HOT PATH: a bulk transfer asks again and again for the same.
+
+    Args:
+        shape: IP version, where IP and TCP begin, octets of TCP header.
+        cwr: The TCP flag; not 0: it is set.
+        limits: As `repair_untrusted` has them: overlay MTU, segment size, MSS.
+    """
+    version, network_at, l4_at, tcp_length = shape
+    overlay_mtu, segment_size, mss = limits
+    if segment_size is None:
+        segment_size = min(overlay_mtu, GUESS_MTU) - (l4_at - network_at + tcp_length)
+        if mss is not None:  # RFC 9293 section 3.7.1: an MSS does not count TCP's options, a segment does
+            segment_size = min(segment_size, mss - (tcp_length - TCP_LENGTH))
+    # A stranger's SYN may ask for segments of one octet, and one datagram would become 65 000 frames.
+    segment_size = max(segment_size, -(-payload // SEGMENTS_MAX))
+    header_length = l4_at + tcp_length
+    if header_length + payload <= overlay_mtu + network_at or payload <= segment_size:
+        return _finish(l4_at, TCP_CHECKSUM)
+    gso_type = GSO_TCPV4 if version == 4 else GSO_TCPV6
+    return VnetHeader(
+        flags=NEEDS_CSUM,
+        gso_type=gso_type | GSO_ECN if cwr else gso_type,
+        header_length=header_length,
+        gso_size=segment_size,
+        checksum_start=l4_at,
+        checksum_offset=TCP_CHECKSUM,
+    ).build()
+
+
 _FINISH_COMMON_TCP = _finish(_COMMON_L4_AT, TCP_CHECKSUM)
 _FINISH_COMMON_UDP = _finish(_COMMON_L4_AT, UDP_CHECKSUM)
 
@@ -149,17 +184,26 @@ def repair_untrusted(
     length = len(frame)
     if length < _COMMON_LENGTH:
         return _repair(frame, overlay_mtu, segment_size, mss)
-    ethertype, version, total, fragment, protocol, source, destination, udp_length, udp, offset, tcp = (
+    ethertype, version, total, fragment, protocol, src, dst, udp_length, udp, offset, flags, tcp = (
         _Common.unpack_from(frame)
     )
-    if length > overlay_mtu + ETHERNET_LENGTH:
-        return _repair(frame, overlay_mtu, segment_size, mss)
+    is_oversized = length > overlay_mtu + ETHERNET_LENGTH
     if ethertype != IPV4 or version != 0x45:
-        if ethertype == IPV6 and _is_finished_ipv6(frame, length):
+        if ethertype == IPV6 and not is_oversized and _is_finished_ipv6(frame, length):
             return PLAIN
         return _repair(frame, overlay_mtu, segment_size, mss)
+    if is_oversized:
+        if protocol != TCP or fragment & _FRAGMENT or total + ETHERNET_LENGTH != length:
+            return _repair(frame, overlay_mtu, segment_size, mss)
+        if (src + dst + TCP + total - 20 - tcp) % 0xFFFF:
+            return PLAIN
+        tcp_length = (offset >> 4) * 4
+        if not TCP_LENGTH <= tcp_length <= total - 20:
+            return DropReason.INNER_MALFORMED
+        shape = (4, ETHERNET_LENGTH, _COMMON_L4_AT, tcp_length)
+        return _cut_tcp(shape, flags & CWR, total - 20 - tcp_length, (overlay_mtu, segment_size, mss))
     field = tcp if protocol == TCP else udp
-    if (source + destination + protocol + total - 20 - field) % 0xFFFF:
+    if (src + dst + protocol + total - 20 - field) % 0xFFFF:
         return PLAIN
     if segment_size is not None or fragment & _FRAGMENT or total + ETHERNET_LENGTH != length or not field:
         return _repair(frame, overlay_mtu, segment_size, mss)
@@ -280,25 +324,9 @@ def _repair_tcp(
         return malformed
     if not packet.is_unfinished(field):
         return PLAIN
+    shape = (packet.version, packet.network_at, packet.l4_at, tcp_length)
     payload = packet.l4_length - tcp_length
-    if segment_size is None:
-        headers = packet.l4_at - packet.network_at + tcp_length
-        segment_size = min(overlay_mtu, GUESS_MTU) - headers
-        if mss is not None:  # RFC 9293 section 3.7.1: an MSS does not count TCP's options, a segment does
-            segment_size = min(segment_size, mss - (tcp_length - TCP_LENGTH))
-    # A stranger's SYN may ask for segments of one octet, and one datagram would become 65 000 frames.
-    segment_size = max(segment_size, -(-payload // SEGMENTS_MAX))
-    if not is_oversized or payload <= segment_size:
-        return _finish(packet.l4_at, TCP_CHECKSUM)
-    gso_type = GSO_TCPV4 if packet.version == 4 else GSO_TCPV6
-    return VnetHeader(
-        flags=NEEDS_CSUM,
-        gso_type=gso_type | GSO_ECN if flags & CWR else gso_type,
-        header_length=packet.l4_at + tcp_length,
-        gso_size=segment_size,
-        checksum_start=packet.l4_at,
-        checksum_offset=TCP_CHECKSUM,
-    ).build()
+    return _cut_tcp(shape, flags & CWR, payload, (overlay_mtu, segment_size, mss))
 
 
 def _repair_udp(

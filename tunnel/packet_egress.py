@@ -79,8 +79,6 @@ class PacketEgress(Egress):
             self._flush_all()
         self._upcalls.answer()
         network.drained_at = clock()
-        if self._spinner is not None:
-            self._spinner.worked(started_at=started_at, ended_at=network.drained_at)
 
     def send_own(self, network: NetworkCarriage, vtep: VtepCarriage, packet: bytes) -> None:
         """Sends a packet of our own making to that VTEP."""

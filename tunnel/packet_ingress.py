@@ -36,7 +36,6 @@ from tunnel.meter import UpcallKind
 from tunnel.offload import ETHERNET_LENGTH
 from tunnel.packet_carriage import WIRE_ID, Dressed, PacketCarriage
 from tunnel.recorder import Recorder
-from tunnel.spinner import Spinner
 from tunnel.upcalls import Upcalls
 
 _ADDRESSES = struct.Struct("!II")  # source, destination
@@ -55,10 +54,9 @@ class PacketIngress(Ingress):
         *,
         clock: Callable[[], float],
         reply: Callable[[NetworkCarriage, VtepCarriage, bytes], None],
-        spinner: Spinner | None = None,
     ) -> None:
         """`reply` sends a VTEP a packet of our own making."""
-        super().__init__(recorder, upcalls, clock=clock, spinner=spinner)
+        super().__init__(recorder, upcalls, clock=clock)
         self._reply = reply
 
     def drain_packets(self, port: PortCarriage) -> None:
@@ -85,8 +83,6 @@ class PacketIngress(Ingress):
                 break
         self._upcalls.answer()
         port.drained_at = clock()
-        if self._spinner is not None:
-            self._spinner.worked(started_at=started_at, ended_at=port.drained_at)
 
     def _receive_packets(
         self, port: PortCarriage, frames: list[memoryview], host: str, *, now: float, is_marked: bool

@@ -48,7 +48,6 @@ from tunnel.packet_carriage import PacketCarriage
 from tunnel.packet_egress import PacketEgress
 from tunnel.packet_ingress import PacketIngress
 from tunnel.recorder import Recorder
-from tunnel.spinner import Spinner
 from tunnel.upcalls import Upcalls
 
 # Ours
@@ -68,7 +67,6 @@ class PythonDatapath:
         reactor: Reactor,
         clock: Callable[[], float],
         choose_underlay: Callable[[IpAddress], Underlay | None],
-        spinner: Spinner | None = None,
     ) -> None:
         """An engine that carries nothing yet.
 
@@ -78,7 +76,6 @@ class PythonDatapath:
             reactor: Calls back when something is readable.
             clock: Monotonic seconds.  (An event loop's own time may stand still during a callback.)
             choose_underlay: Which of `underlays` reaches an address; None: none of its family.
-            spinner: Keeps the loop turning after a drain while that pays; None: it sleeps at once.
         """
         self._tables = tables
         self._underlays = tuple(underlays)
@@ -90,26 +87,22 @@ class PythonDatapath:
         self._dependents = Dependents()
         self._recorder = Recorder()
         self._upcalls = Upcalls(tables, self._recorder, reactor=reactor, clock=clock, carry=self._carry)
-        self._ingress = Ingress(self._recorder, self._upcalls, clock=clock, spinner=spinner)
+        self._ingress = Ingress(self._recorder, self._upcalls, clock=clock)
         self._egress = Egress(
             self._recorder,
             self._upcalls,
             reactor=reactor,
             clock=clock,
             write=self._ingress.write,
-            spinner=spinner,
         )
         self._super_losses: dict[Underlay, int] = {}
-        self._packet_ingress = PacketIngress(
-            self._recorder, self._upcalls, clock=clock, reply=self._reply, spinner=spinner
-        )
+        self._packet_ingress = PacketIngress(self._recorder, self._upcalls, clock=clock, reply=self._reply)
         self._packet_egress = PacketEgress(
             self._recorder,
             self._upcalls,
             reactor=reactor,
             clock=clock,
             write=self._packet_ingress.answer,
-            spinner=spinner,
         )
         self._path_checked_at = clock()
         self._closed = False

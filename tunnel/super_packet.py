@@ -59,8 +59,10 @@ class OuterHeader:
         self._udp_at = self._ip_at + IP_OVERHEAD[source.version]
         self.length = self._udp_at + UDP_OVERHEAD
         self._port = port
+        self._octets_max = IP_PACKET_MAX - IP_OVERHEAD[source.version] - UDP_OVERHEAD
         self._flags = NEEDS_CSUM | (UDP_TUNNEL_CSUM if hop.has_checksum else 0)
         self._buffer = bytearray(self.length)
+        self._filled: tuple[int, Place, int, int, int] | None = None
         self._put_fixed(hop, source, destination)
         addresses = int.from_bytes(source.packed + destination.packed)
         self._pseudo = (addresses + UDP) % 0xFFFF
@@ -80,9 +82,8 @@ class OuterHeader:
 
     def takes(self, place: Place, octets: int) -> bool:
         """Whether a datagram of so many octets, its super-frame untagged, can leave as one super-packet."""
-        longest = IP_PACKET_MAX - IP_OVERHEAD[self._version] - UDP_OVERHEAD
         # The kernel must find the inner IP header where `inner_nh_offset` says: a tag would move it.
-        return place.network_at == ETHERNET_LENGTH and octets <= longest
+        return place.network_at == ETHERNET_LENGTH and octets <= self._octets_max
 
     def fill(self, gso_type: int, place: Place, octets: int, *, source_port: int, ecn: int) -> Buffer:
         """HOT PATH: what to write before a VXLAN datagram of `octets`.  BORROWED: until the next call.
@@ -92,6 +93,10 @@ class OuterHeader:
             place: Of the frame in the datagram.
             ecn: The outer ECN field (RFC 6040 section 4.1).
         """
+        wanted = (gso_type, place, octets, source_port, ecn)
+        if wanted == self._filled:  # bulk transfers fill frame after frame to the brim
+            return self._buffer
+        self._filled = wanted
         before = self.length - TUNNEL_HEADER_LENGTH + HEADER_LENGTH  # of the frame, from the outer Ethernet
         _Vnet.pack_into(
             self._buffer,

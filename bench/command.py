@@ -44,6 +44,7 @@ from control.operator.failure import ExitCode, Failure
 # Ours
 BOTH = "both"
 LARGEST_MTU = 65535
+REASONS_SHOWN = 5
 RESULTS = "results"
 LINE_EVERY_S = 15.0
 
@@ -256,6 +257,21 @@ def _measure(plan: Plan, out: Path, *, as_json: bool) -> None:
         _print(record, as_json=as_json)
         with writing(out):
             _conclude(results, record, messages)
+    _require_figures(record)
+
+
+def _require_figures(record: Record) -> None:
+    """Raises Failure where every run failed or nobody could run: a table without a figure is no success."""
+    if any(run.measures for run in record.runs):
+        return
+    reasons = [f"{entry.title}: {entry.why}" for entry in record.entries if entry.why]
+    reasons += [f"{run.forwarder}, {run.scenario}: {run.error}" for run in record.runs if run.error]
+    raise Failure(
+        "nothing was measured",
+        why=list(dict.fromkeys(reasons))[:REASONS_SHOWN],
+        advice="mend one of these, or choose others with --forwarder",
+        code=ExitCode.CHECK_FAILED,
+    )
 
 
 def _conclude(results: Results, record: Record, messages: Console) -> None:

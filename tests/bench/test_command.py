@@ -12,7 +12,7 @@ from support.bench import a_machine, a_record, runs_of
 from bench import command
 from bench.command import SUITES, Lines, bench
 from bench.forwarders import parse_forwarder
-from bench.record import Record
+from bench.record import Entry, Record
 from bench.results import RUNS
 from bench.runner import Plan
 from bench.scenarios import parse_scenario
@@ -133,6 +133,21 @@ def test_a_full_disk_ends_a_bench_in_three_lines(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(command, "perform", perform)
     with pytest.raises(Failure, match="No space left on device") as caught:
         command._measure(a_plan(), tmp_path, as_json=False)
+    assert caught.value.code == ExitCode.CHECK_FAILED
+
+
+def test_a_bench_in_which_nobody_could_run_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def perform(_plan: Plan, record: Record, _watch: object, _checkpoint: Callable[[], None]) -> None:
+        why = "cannot open /dev/net/tun: Operation not permitted"
+        record.entries = [Entry("compose", 2, "weft", "weft", why)]
+
+    monkeypatch.setattr(command, "describe_machine", a_machine)
+    monkeypatch.setattr(command, "perform", perform)
+    with pytest.raises(Failure, match="nothing was measured") as caught:
+        command._measure(a_plan(), tmp_path, as_json=False)
+    assert caught.value.reasons == ("weft: cannot open /dev/net/tun: Operation not permitted",)
     assert caught.value.code == ExitCode.CHECK_FAILED
 
 

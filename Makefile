@@ -59,6 +59,10 @@ native: ## lint and test the native engine's core (no daemon uses it yet); needs
 	@cd tunnel/native && cargo fmt --check && cargo clippy -q -p weft-core -- -D warnings
 	@cd tunnel/native && cargo test -q -p weft-core
 
+.PHONY: history
+history: setup ## measure this version for bench/history, README and docs/plots (RECORD=results/…: take that)
+	@scripts/bench-history
+
 .PHONY: compose-bench
 compose-bench: setup ## measure between containers (SUITE=quick|rungs|…); needs docker, no registry
 	@bench/compose/up bench

@@ -104,6 +104,12 @@ SUITES = {
         seconds=1,
         mtus=(1280, 1500, 9000),
     ),
+    "release": Suite(
+        ("tcp-1", "udp-64", "rate-64", "rr"),
+        ("bare", "kernel", "weft:python", "weft:python:rung1", "weft:native", "fastd"),
+        pairs=10,
+        seconds=1,
+    ),
     "full": Suite(
         (*EVERY_PAIR, "churn", "macs", "daemon"),
         (

@@ -58,6 +58,18 @@ fuzz: setup ## every target of tests/fuzz for FUZZ_SECONDS (20) each
 sim: setup ## the long simulations, SEEDS (200) seeds each, and as root the long tests of real pools
 	@SEEDS=$(SEEDS) $(PYTEST) -rs -m long_sim --timeout 0 tests/sim tests/interop $(ARGS)
 
+.PHONY: history
+history: setup ## measure this version for bench/history, README and docs/plots (RECORD=results/…: take that)
+	@scripts/bench-history
+
+.PHONY: compose-bench
+compose-bench: setup ## measure between containers (SUITE=quick|rungs|…); needs docker, no registry
+	@bench/compose/up bench
+
+.PHONY: compose-interop
+compose-interop: setup ## a kernel VXLAN and a Flannel node beside weft, in containers
+	@bench/compose/up interop
+
 .PHONY: docs
 docs: setup ## write the generated documents again
 	@$(VENV)/bin/python scripts/generate_docs.py

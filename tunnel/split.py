@@ -151,6 +151,8 @@ def _whole(header: Buffer, frame: memoryview, front: _Front, payload_max: int) -
 
 def finish_untrusted(header: Buffer, frame: memoryview) -> bool:
     """HOT PATH: finishes the checksum of a frame that stays whole; False where it has no place there."""
+    if len(header) < VNET_HEADER_LENGTH:
+        return False
     flags, _, _, _, start, checksum_at = _Vnet.unpack_from(header)
     if not flags & NEEDS_CSUM:
         return True

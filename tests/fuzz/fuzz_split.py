@@ -1,4 +1,4 @@
-"""Frames at split: runs whose segments fill them and hold the payload, or a named drop.
+"""Frames at split: runs whose segments fill them and hold the payload, or a named drop; checksums finished.
 
 python tests/fuzz/fuzz_split.py -max_total_time=20
 """
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["overlay", "tunnel"]):
     from overlay.verdict import DropReason
-    from tunnel.split import RUN_OCTETS_MAX, SEGMENTS_MAX, split_untrusted
+    from tunnel.split import RUN_OCTETS_MAX, SEGMENTS_MAX, finish_untrusted, split_untrusted
 
 MACS = b"\x02\0\0\0\0\x0b\x02\0\0\0\0\x0a"
 NAMED = (DropReason.INNER_MALFORMED, DropReason.MTU_EXCEEDED)
@@ -25,6 +25,7 @@ ROOMS = (0, 100, 1472, 65507)
 def one_input(octets: bytes) -> None:
     room = ROOMS[octets[0] % len(ROOMS)] if octets else 0
     check(octets[:10], octets[10:], room)
+    finish(octets[:10], octets[10:])
     for protocol in (6, 17):
         for version in (4, 6):
             check(*super_frame(octets, version, protocol), room)
@@ -45,6 +46,18 @@ def super_frame(octets: bytes, version: int, protocol: int) -> tuple[bytes, byte
     size = int.from_bytes(octets[:2], "big") % 300
     header = struct.pack("=BBHHHH", 1, kind, 0, size, 14 + network, offset)
     return header, MACS + {4: b"\x08\x00", 6: b"\x86\xdd"}[version] + packet
+
+
+def finish(header: bytes, octets: bytes) -> None:
+    frame = bytearray(octets)
+    if not finish_untrusted(header, memoryview(frame)):
+        if frame != octets:
+            raise AssertionError(f"refused and changed: {header.hex()} {octets.hex()}")
+        return
+    start, checksum_at = struct.unpack_from("=6xHH", header)
+    at = start + checksum_at
+    if frame[:at] + frame[at + 2 :] != octets[:at] + octets[at + 2 :]:
+        raise AssertionError(f"more than the checksum changed: {header.hex()} {octets.hex()}")
 
 
 def check(header: bytes, frame: bytes, room: int) -> None:

@@ -14,7 +14,15 @@ from support.super_frames import ECN, TCPV4, TCPV6, UDP_L4, Burst, bursts
 
 from overlay.verdict import DropReason
 from tunnel.offload import PLAIN
-from tunnel.split import RUN_OCTETS_MAX, SEGMENTS_MAX, SUPER_SEGMENTS_MAX, Run, split_untrusted, word_sums
+from tunnel.split import (
+    RUN_OCTETS_MAX,
+    SEGMENTS_MAX,
+    SUPER_SEGMENTS_MAX,
+    Run,
+    finish_untrusted,
+    split_untrusted,
+    word_sums,
+)
 from tunnel.vxlan import build_header
 
 PREFIX = build_header(42)  # type: ignore[arg-type]
@@ -190,6 +198,31 @@ def test_segments_too_long_for_the_path_are_named_so(burst: Burst) -> None:
     longest = len(PREFIX) + max(map(len, burst.segments))
     assert isinstance(split(burst.header, burst.whole, payload_max=longest), list)
     assert split(burst.header, burst.whole, payload_max=longest - 1) is DropReason.MTU_EXCEEDED
+
+
+@given(start=st.integers(0, 700), offset=st.integers(0, 700), payload=st.binary(max_size=600))
+def test_a_checksum_is_finished_wherever_it_has_a_place_and_nothing_else_changes(
+    start: int, offset: int, payload: bytes
+) -> None:
+    frame = bytearray(payload)
+    header = struct.pack("=BBHHHH", 1, 0, 0, 0, start, offset)
+    at = start + offset
+    if not finish_untrusted(header, memoryview(frame)):
+        assert at + 2 > len(frame)
+        assert frame == payload
+        return
+    assert at + 2 <= len(frame)
+    assert frame[:at] + frame[at + 2 :] == payload[:at] + payload[at + 2 :]
+    total = naive_sum(payload[start:].ljust((len(payload) - start + 1) // 2 * 2, b"\0")) % 0xFFFF
+    found = int.from_bytes(frame[at : at + 2], "big")
+    assert found == (-total % 0xFFFF or 0xFFFF)
+
+
+@given(header=st.binary(max_size=9))
+def test_a_truncated_virtio_header_finishes_nothing(header: bytes) -> None:
+    frame = bytearray(range(100))
+    assert not finish_untrusted(header, memoryview(frame))
+    assert frame == bytes(range(100))
 
 
 def test_a_whole_frame_too_long_for_the_path_is_named_so() -> None:

@@ -51,6 +51,18 @@ def test_a_quick_command_imports_nothing_heavy(arguments: list[str]) -> None:
     assert imported_by(*arguments).isdisjoint(HEAVY)
 
 
+def test_a_daemon_told_to_end_before_it_has_begun_ends_well() -> None:
+    program = (
+        "import os, signal\n"
+        "from control.operator.cli import main, run\n"
+        "run.load = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "main.weft.main(['run'])"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_help_lists_every_command(run: Run) -> None:
     text = run("--help").stdout
     assert all(f"\n  {name} " in text for name in COMMANDS)

@@ -263,3 +263,9 @@ def test_without_segmentation_both_send_one_by_one() -> None:
         engine.datapath.expire(now=engine.reactor.time())
 
     run_both([lower, super_frame(Burst(octets=20_000)), from_device([tcp4(b"data")] * 5)])
+
+
+def test_a_checksum_is_finished_once_for_all_copies_of_a_frame_too_long() -> None:
+    """Where it overwrites the addresses, a second time would tell another station that it is too long."""
+    burst = Burst(octets=1440, size=480, tags=(100, 7), tcp_options=2)
+    run_both([from_device([burst.whole], b"\x01" + bytes(9))], repairs=False)

@@ -70,7 +70,7 @@ def await_word(process: subprocess.Popen[str], word: str) -> None:
 
 def knows_crowd(daemon: Daemon, size: int) -> bool:
     """Whether every one of the crowd is a VTEP of its segment."""
-    vteps = {entry["dst"] for entry in view(daemon, "fdb")}
+    vteps: set[str] = {entry["dst"] for entry in view(daemon, "fdb")}
     return sum(vtep.startswith("198.18.") for vtep in vteps) == size
 
 
@@ -85,7 +85,7 @@ def test_a_crowd_that_joins_storms_and_flaps_costs_established_flows_nothing(
     )
     eventually("they see one another", lambda: len(view(lab.daemons["n1"], "peers")) == 1)
     late: dict[str, list[float]] = {}
-    started_at = time.monotonic()
+    started_at, joined_after = time.monotonic(), 0.0
     with pinging(lab["n1"], ip_address("10.9.0.2")), pinging(lab["n2"], ip_address("10.9.0.1")):
         company = crowd(lab, size, "storm", "flap")
         for phase in ("joined", "storm", "flap"):

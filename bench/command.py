@@ -1,9 +1,9 @@
-"""`weft bench`: measures overlays side by side; `weft bench report` reads an old record again.
+"""`weft bench`: measures overlays side by side; what is done with records afterwards is in `recordcommands`.
 
-    weft bench                                  the quick suite: some minutes
+    weft bench                                  the quick suite: three minutes
     weft bench --suite full                     everything, both underlays: hours
     weft bench --scenario tcp-1 --forwarder kernel --forwarder weft:python --pairs 10
-    weft bench report results/….json --readme README.md
+    weft bench --underlay compose --far SOCKET  between containers; `weft bench serve SOCKET` is the far end
 
 Interrupted, it takes everything down, and keeps and prints what it has, marked as partial.
 """
@@ -23,21 +23,28 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench.forwarders import parse_forwarder
+from bench.forwarders import RUNGS, parse_forwarder
 from bench.lab.abilities import why_no_namespaces
 from bench.lab.commands import LabError
-from bench.lab.topology import UnderlayKind
+from bench.lab.topology import IPV6_MINIMUM_MTU, UNDERLAY_MTU, UnderlayKind
 from bench.machine import describe_machine
 from bench.meter import STEAL_MOST
-from bench.record import SCHEMA, Record, as_data, read_record, write_record
-from bench.report import embed, render
+from bench.plots import draw, why_no_plots
+from bench.record import SCHEMA, Record, as_document
+from bench.recordcommands import compare, report, serve, writing
+from bench.report import render
+from bench.results import PLOTS, Results
 from bench.runner import Plan, Watch, perform, utc_now
-from bench.scenarios import SCENARIOS, parse_scenario
+from bench.scenarios import PEERS, SCENARIOS, parse_scenario
+from bench.stage import Ground, lab_ground
+from bench.station.stage import COMPOSE, compose_ground, why_no_stations
 from control.operator.cli.output import duration
 from control.operator.failure import ExitCode, Failure
 
 # Ours
 BOTH = "both"
+LARGEST_MTU = 65535
+REASONS_SHOWN = 5
 RESULTS = "results"
 LINE_EVERY_S = 15.0
 
@@ -48,24 +55,63 @@ Parsed = TypeVar("Parsed")
 class Suite:
     """What is run where nothing else is asked for."""
 
-    underlays: tuple[UnderlayKind, ...]
     scenarios: tuple[str, ...]
     forwarders: tuple[str, ...]
     pairs: int
     seconds: float
+    kinds: tuple[UnderlayKind, ...] = (UnderlayKind.VETH,)
+    mtus: tuple[int, ...] = (UNDERLAY_MTU,)
 
 
+EVERY_PAIR = (
+    "tcp-1",
+    "tcp-1-reverse",
+    "tcp-4",
+    "tcp-both-ways",
+    "udp-64",
+    "udp-512",
+    "udp-1400",
+    "rate-64",
+    "rr",
+)
 SUITES = {
     "quick": Suite(
-        (UnderlayKind.VETH,),
         ("tcp-1", "udp-64", "rr"),
         ("bare", "kernel", "weft:python", "weft:native", "fastd"),
         pairs=3,
-        seconds=2,
+        seconds=1.5,
+    ),
+    "smoke": Suite(("tcp-1", "udp-64", "rr"), ("bare", "kernel", "weft"), pairs=1, seconds=1),
+    "rungs": Suite(
+        ("tcp-1", "udp-64", "rr"),
+        ("kernel", *(f"weft:{engine}:{rung}" for engine in ("python", "native") for rung in RUNGS)),
+        pairs=3,
+        seconds=1.5,
+    ),
+    "scaling": Suite(
+        (
+            *("tcp-1", "tcp-4", "tcp-16", "udp-64", "udp-512", "udp-1400", "churn", "macs"),
+            *(f"{kind}-{count}" for kind in ("peers", "broadcast") for count in PEERS),
+        ),
+        ("kernel", "weft:python", "weft:native"),
+        pairs=3,
+        seconds=1,
+    ),
+    "mtu": Suite(
+        ("tcp-1", "udp-64"),
+        ("kernel", "weft:python", "weft:native"),
+        pairs=3,
+        seconds=1,
+        mtus=(1280, 1500, 9000),
+    ),
+    "release": Suite(
+        ("tcp-1", "udp-64", "rate-64", "rr"),
+        ("bare", "kernel", "weft:python", "weft:python:rung1", "weft:native", "fastd"),
+        pairs=10,
+        seconds=1,
     ),
     "full": Suite(
-        (UnderlayKind.VETH, UnderlayKind.WIRE_LIKE),
-        tuple(SCENARIOS),
+        (*EVERY_PAIR, "churn", "macs", "daemon"),
         (
             *("bare", "kernel", "kernel:noudpcsum"),
             *("weft:python", "weft:python:rung0", "weft:python:rung1", "weft:python:rung2"),
@@ -74,6 +120,7 @@ SUITES = {
         ),
         pairs=10,
         seconds=3,
+        kinds=tuple(UnderlayKind),
     ),
 }
 
@@ -82,8 +129,23 @@ SUITES = {
 @click.option("--suite", type=click.Choice(list(SUITES)), default="quick", show_default=True)
 @click.option(
     "--underlay",
-    type=click.Choice([*(kind.value for kind in UnderlayKind), BOTH]),
-    help="veth: super-packets cross unsegmented; wire-like: nothing above the MTU does.",
+    type=click.Choice([*(kind.value for kind in UnderlayKind), BOTH, COMPOSE]),
+    help="veth: super-packets cross unsegmented; wire-like: nothing above the MTU does; "
+    "compose: between containers.",
+)
+@click.option(
+    "--mtu",
+    "mtus",
+    multiple=True,
+    type=click.IntRange(IPV6_MINIMUM_MTU, LARGEST_MTU),
+    help=f"Of the underlay; repeatable.  [default: {UNDERLAY_MTU}]",
+)
+@click.option(
+    "--far",
+    "stations",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="compose only: the socket of `weft bench serve` in another container; repeatable.",
 )
 @click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help=f"{', '.join(SCENARIOS)}.")
 @click.option(
@@ -92,7 +154,7 @@ SUITES = {
     multiple=True,
     metavar="NAME",
     help="bare, kernel[:noudpcsum], weft[:python|:native][:rung0|:rung1|:rung2|:SWITCH=off,…][:vteps=1000], "
-    "fastd, ovs.",
+    "fastd, ovs, nodes.",
 )
 @click.option("--pairs", type=click.IntRange(1, 1000), help="Rounds; 10 for a figure to publish.")
 @click.option("--seconds", type=click.FloatRange(1, 600), help="Length of one run.")
@@ -113,6 +175,8 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter for each flag
     context: click.Context,
     suite: str,
     underlay: str | None,
+    mtus: tuple[int, ...],
+    stations: tuple[Path, ...],
     scenarios: tuple[str, ...],
     forwarders: tuple[str, ...],
     pairs: int | None,
@@ -128,44 +192,50 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter for each flag
     if context.invoked_subcommand is not None:
         return
     chosen = SUITES[suite]
+    names = forwarders or (*chosen.forwarders, *(["nodes"] if underlay == COMPOSE else []))
     plan = Plan(
         suite=suite,
-        underlays=_underlays(underlay) or chosen.underlays,
+        underlays=_grounds(chosen, underlay, mtus, stations),
         scenarios=_parse_all(parse_scenario, scenarios or chosen.scenarios, "--scenario"),
-        forwarders=_parse_all(parse_forwarder, forwarders or chosen.forwarders, "--forwarder"),
+        forwarders=_parse_all(parse_forwarder, names, "--forwarder"),
         pairs=pairs or chosen.pairs,
         seconds=seconds or chosen.seconds,
         steal_most=steal / 100,
     )
-    if (why_not := why_no_namespaces()) is not None:
-        code = ExitCode.PERMISSION if os.geteuid() else ExitCode.USAGE
-        raise Failure("cannot build a lab to measure in", why=why_not, advice="sudo weft bench", code=code)
+    _require_a_stage(underlay, stations)
     _measure(plan, out, as_json=as_json)
 
 
-@bench.command()
-@click.argument("record", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--readme",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Write the summary between this document's markers instead of printing the report.",
-)
-def report(record: Path, readme: Path | None) -> None:
-    """Print the report of RECORD, a JSON file of an earlier bench."""
-    try:
-        found = read_record(record.read_text())
-        if readme is None:
-            click.echo(render(found), nl=False)
-        else:
-            readme.write_text(embed(readme.read_text(), found))
-    except ValueError as error:
-        raise Failure(f"no report of {record}", why=str(error), advice="weft bench") from error
+for each in (report, compare, serve):
+    bench.add_command(each)
 
 
-def _underlays(name: str | None) -> tuple[UnderlayKind, ...]:
-    if name is None:
-        return ()
-    return tuple(UnderlayKind) if name == BOTH else (UnderlayKind(name),)
+def _grounds(
+    suite: Suite, underlay: str | None, mtus: Sequence[int], stations: Sequence[Path]
+) -> tuple[Ground, ...]:
+    if underlay == COMPOSE:
+        if mtus:
+            raise click.UsageError("--mtu is for namespaces: the MTU of containers is their network's")
+        return (compose_ground(stations),)
+    if stations:
+        raise click.UsageError("--far goes with --underlay compose")
+    kinds = suite.kinds if underlay is None else tuple(UnderlayKind)
+    if underlay not in (None, BOTH):
+        kinds = (UnderlayKind(underlay),)
+    return tuple(lab_ground(kind, mtu) for kind in kinds for mtu in dict.fromkeys(mtus or suite.mtus))
+
+
+def _require_a_stage(underlay: str | None, stations: Sequence[Path]) -> None:
+    """Raises Failure, with what is missing, where there is nowhere to measure."""
+    if underlay == COMPOSE:
+        if (why_not := why_no_stations(stations)) is not None:
+            advice = (
+                "docker-compose --profile bench up --build --abort-on-container-exit --exit-code-from bench"
+            )
+            raise Failure("cannot measure between containers", why=why_not, advice=advice)
+    elif (why_not := why_no_namespaces()) is not None:
+        code = ExitCode.PERMISSION if os.geteuid() else ExitCode.USAGE
+        raise Failure("cannot build a lab to measure in", why=why_not, advice="sudo weft bench", code=code)
 
 
 def _parse_all(parse: Callable[[str], Parsed], texts: Sequence[str], option: str) -> tuple[Parsed, ...]:
@@ -179,11 +249,11 @@ def _measure(plan: Plan, out: Path, *, as_json: bool) -> None:
     """Runs the plan; whatever ends it, what there is by then is written and printed."""
     messages = Console(stderr=True, highlight=False, emoji=False)
     record = Record(utc_now(), plan.suite, plan.pairs, plan.seconds, describe_machine(), plan.steal_most)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{record.started_at.replace(':', '')}-{record.machine.revision or 'weft'}.json"
+    with writing(out):
+        results = Results(out, record)
     try:
-        with _watching(messages, plan.cost()) as watch:
-            perform(plan, record, watch, lambda: _save(record, path))
+        with _watching(messages, plan.cost()) as watch, writing(out):
+            perform(plan, record, watch, results.checkpoint)
     except LabError as error:
         advice = "weft demo --verbose shows a lab being built"
         raise Failure(
@@ -191,19 +261,38 @@ def _measure(plan: Plan, out: Path, *, as_json: bool) -> None:
         ) from error
     finally:
         _print(record, as_json=as_json)
-        messages.print(f"record: {path}, report: {path.with_suffix('.md')}", soft_wrap=True)
+        with writing(out):
+            _conclude(results, record, messages)
+    _require_figures(record)
 
 
-def _save(record: Record, path: Path) -> None:
-    write_record(record, path)
-    path.with_suffix(".md").write_text(render(record))
+def _require_figures(record: Record) -> None:
+    """Raises Failure where every run failed or nobody could run: a table without a figure is no success."""
+    if any(run.measures for run in record.runs):
+        return
+    reasons = [f"{entry.title}: {entry.why}" for entry in record.entries if entry.why]
+    reasons += [f"{run.forwarder}, {run.scenario}: {run.error}" for run in record.runs if run.error]
+    raise Failure(
+        "nothing was measured",
+        why=list(dict.fromkeys(reasons))[:REASONS_SHOWN],
+        advice="mend one of these, or choose others with --forwarder",
+        code=ExitCode.CHECK_FAILED,
+    )
+
+
+def _conclude(results: Results, record: Record, messages: Console) -> None:
+    results.conclude()
+    why_not = why_no_plots()
+    if why_not is None:
+        draw(record, results.directory / PLOTS)
+    else:
+        advice = f"pip install 'weft[bench]' && weft bench report {results.directory} --plots DIRECTORY"
+        messages.print(f"plots: left out: {why_not}; {advice}", soft_wrap=True, markup=False)
+    messages.print(f"results: {results.directory}", soft_wrap=True, markup=False)
 
 
 def _print(record: Record, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps({"schema": SCHEMA, "data": as_data(record)}))
-    else:
-        click.echo(render(record), nl=False)
+    click.echo(json.dumps(as_document(record)) if as_json else render(record), nl=as_json)
 
 
 # ── progress ────────────────────────────────────────────────────────────────────────────────────────────

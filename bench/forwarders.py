@@ -7,6 +7,7 @@ A forwarder is named as on the command line:
     weft[:python|:native][:rung0|:rung1|:rung2|:tap_gso=off,udp_gro=on,…][:vteps=1000]
     fastd                        TAP mode, method null: what a user would take from Debian
     ovs                          Open vSwitch with its userspace datapath
+    nodes                        docker-compose only: the nodes' own overlay, as they run it
 
 One that cannot run here stays in the report, as a row that says why.
 """
@@ -25,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.lab.abilities import why_no_kernel_vxlan, why_no_tap
-from bench.lab.commands import run_command, wait_until, weft_command
+from bench.lab.commands import LabError, run_command, wait_until, weft_command
 from bench.lab.plan import WIRE_LIKE_FEATURES, configuration
 from bench.lab.topology import UNDERLAY_DEVICE, Address, NodeKind, Setting, UnderlayKind
-from bench.stage import REACHABLE_WITHIN_S, Overlay, Stage
+from bench.stage import REACHABLE_WITHIN_S, LabStage, Overlay, Stage
 
 # Ours
 SWITCHES = ("tap_gso", "udp_gso", "udp_gro", "tunnel_gso", "rx_repair")
@@ -40,6 +41,8 @@ RUNGS: Mapping[str, Mapping[str, str]] = {
 VTEPS = re.compile(r"vteps=([1-9]\d{0,4})")
 FIRST_SILENT = IPv4Address("198.18.0.1")  # RFC 2544: for benchmarks; nobody there
 WEFT_FDB_MAX = 32768  # room for the many MAC pairs; the others have no limit, or a larger one
+NODES_DEVICE = "weft0"  # of docker-compose.yml, as the next
+NODES_NETWORK = IPv4Address("10.9.0.0")
 OVS_DATA = Path("/usr/share/openvswitch")  # or where OVS_PKGDATADIR says, as for its own programs
 OVS_PROGRAMS = ("ovsdb-tool", "ovsdb-server", "ovs-vswitchd", "ovs-vsctl")
 
@@ -82,9 +85,11 @@ def parse_forwarder(text: str) -> Forwarder:
         case "ovs", []:
             title = "Open vSwitch, userspace datapath"
             return Forwarder(text, title, OpenVSwitch, lambda: _why_not_installed(*OVS_PROGRAMS))
+        case "nodes", []:
+            return Forwarder(text, "weft, the nodes themselves", Nodes, lambda: None)
         case _:
             raise ValueError(
-                f"expected bare, kernel[:noudpcsum], weft[:engine][:rung], fastd or ovs, found {text!r}"
+                f"expected bare, kernel[:noudpcsum], weft[:engine][:rung], fastd, ovs, nodes, found {text!r}"
             )
 
 
@@ -142,6 +147,13 @@ def _why_no_weft(engine: str) -> Callable[[], str | None]:
         return why_no_tap()
 
     return why_not
+
+
+def status_facts(where: list[str]) -> Mapping[str, Any]:
+    """Engine and underlays, with their rungs, of the daemon that is asked."""
+    argv = [*weft_command(), "status", "--json", *where]
+    status = json.loads(run_command(argv, why="which engine and rungs").stdout)["data"]
+    return {key: status[key] for key in ("engine", "underlays") if key in status}
 
 
 class Bare(Overlay):
@@ -236,9 +248,30 @@ class Weft(Overlay):
 
     def facts(self) -> Mapping[str, Any]:
         """Its engine, and the rungs it chose with its reasons."""
-        asked = [*weft_command(), "status", "--json", "--socket", str(self.home(0) / "weft.sock")]
-        status = json.loads(run_command(asked, why="which engine and rungs").stdout)["data"]
-        return {key: status[key] for key in ("engine", "underlays") if key in status}
+        return status_facts(["--socket", str(self.home(0) / "weft.sock")])
+
+
+class Nodes(Overlay):
+    """What runs on the stage anyway: nodes somebody else has started, measured as they are."""
+
+    @property
+    def device(self) -> str:
+        return NODES_DEVICE
+
+    def address(self, index: int) -> Address:
+        return NODES_NETWORK + index + 1
+
+    def start_node(self, index: int) -> None:
+        if isinstance(self.stage, LabStage):
+            raise LabError("only under docker-compose are there nodes besides the bench's own")
+        self._run(index, "ip", "link", "show", "dev", self.device)
+
+    def stop_node(self, index: int) -> None:
+        pass
+
+    def facts(self) -> Mapping[str, Any]:
+        """Engine and rungs of the first; its control socket lies where a daemon's does."""
+        return status_facts([])
 
 
 class Fastd(Overlay):
@@ -299,8 +332,10 @@ class OpenVSwitch(Overlay):
     def start_node(self, index: int) -> None:
         if index > 1:
             return
+        if not isinstance(self.stage, LabStage):
+            raise LabError("measured in namespaces only: it needs a veth pair of its own between them")
         if index == 0:
-            self._add_underlay()
+            self._add_underlay(self.stage)
         home = self.home(index)
         database = str(home / "conf.db")
         schema = str(Path(os.environ.get("OVS_PKGDATADIR", OVS_DATA)) / "vswitch.ovsschema")
@@ -330,12 +365,12 @@ class OpenVSwitch(Overlay):
         # RFC 5737: an underlay of its own, beside the stage's.
         return f"198.51.100.{index + 1}"
 
-    def _add_underlay(self) -> None:
+    def _add_underlay(self, stage: LabStage) -> None:
         far_end = ["peer", "name", self._wire, "mtu", str(self.stage.mtu)]
-        far_end += ["netns", self.stage.place(1).namespace]
+        far_end += ["netns", stage.place(1).namespace]
         mtu = ["mtu", str(self.stage.mtu)]
         self._run(0, "ip", "link", "add", self._wire, *mtu, "type", "veth", *far_end)
-        features = WIRE_LIKE_FEATURES if self.stage.kind is UnderlayKind.WIRE_LIKE else ()
+        features = WIRE_LIKE_FEATURES if stage.kind is UnderlayKind.WIRE_LIKE else ()
         for index in (0, 1):
             # QUIRK: its packet sockets send what the stack has not finished the checksum of.
             self._run(index, "ethtool", "-K", self._wire, *features, "tx", "off")

@@ -18,6 +18,7 @@ from bench.lab.commands import SOURCE_ROOT, LabError, run_command, weft_command,
 
 # Ours
 DEAR_WAKE_UP_US = 20.0  # above: the floors for machines where waking another core is dear
+REVISION = "WEFT_BENCH_REVISION"  # where there is no repository: an image is told what it was built from
 LAYOUT = "unpinned: the scheduler places senders, receivers and daemons"
 VERSION_COMMANDS = {
     "iperf3": ["iperf3", "--version"],
@@ -84,6 +85,8 @@ def parse_cpu_model(text: str) -> str:
 
 
 def _revision() -> str:
+    if (told := os.environ.get(REVISION)) is not None:
+        return told
     if shutil.which("git") is None:
         return ""
     git = ["git", "-C", str(SOURCE_ROOT)]

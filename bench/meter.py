@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,11 +73,11 @@ class Meter:
     """Looks at the machine and at each host's daemons when started, and again when stopped.
 
     Args:
-        hosts: For each host, the ids of its forwarder's processes.
+        hosts: For each host, what tells what its forwarder's processes have done so far.
     """
 
-    def __init__(self, hosts: Sequence[Iterable[int]]) -> None:
-        self._hosts = [tuple(pids) for pids in hosts]
+    def __init__(self, hosts: Sequence[Callable[[], ProcessWork]]) -> None:
+        self._hosts = hosts
         self._before: tuple[MachineTime, list[ProcessWork], float] | None = None
         self._usage: Usage | None = None
 
@@ -107,7 +107,7 @@ class Meter:
         return self._usage
 
     def _look(self) -> tuple[MachineTime, list[ProcessWork], float]:
-        return machine_time(), [work_of(pids) for pids in self._hosts], time.monotonic()
+        return machine_time(), [work() for work in self._hosts], time.monotonic()
 
 
 def machine_time() -> MachineTime:

@@ -1,15 +1,15 @@
 """What a bench leaves behind: every run, and all that one must know to believe it; JSON, `weft.bench/1`.
 
 The record keeps runs and no conclusions: medians, ratios and verdicts are drawn by `report` and `floors`, so
-that an old record can be read with today's understanding.
+that an old record can be read with today's understanding.  A record is one JSON document here, as `--json`
+prints it and `bench/history` keeps it; while a bench runs it is a directory: `bench.results`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bench.machine import Machine
@@ -31,6 +31,7 @@ class Run:
         measures: Figures by name; empty where the run failed.
         redone: How many times it was done anew because time was stolen.
         error: Why there are no figures.
+        curves: Points [x, y] by name, for what one figure does not tell: `cdf_us`, `loss_at_kpps`.
     """
 
     underlay: str
@@ -40,6 +41,7 @@ class Run:
     measures: Mapping[str, float] = field(default_factory=dict)
     redone: int = 0
     error: str | None = None
+    curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +114,30 @@ def as_data(record: Record) -> dict[str, Any]:
     return asdict(record)
 
 
-def write_record(record: Record, path: Path) -> None:
-    """Replaces the file at once: an interrupted bench leaves the last whole one."""
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({"schema": SCHEMA, "data": as_data(record)}, indent=1) + "\n")
-    fresh.replace(path)
+def as_document(record: Record) -> dict[str, Any]:
+    """The whole record as one JSON object."""
+    return {"schema": SCHEMA, "data": as_data(record)}
 
 
 def read_record(text: str) -> Record:
-    """A record as `write_record` and `--json` write it.
+    """A record as `--json` prints it.
 
     Raises:
         ValueError: It is none.
     """
     try:
-        document = json.loads(text)
+        return record_of(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected a record of {SCHEMA}, found something else: {error}") from error
+
+
+def record_of(document: Any) -> Record:
+    """The record in a JSON document.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
         found = document["schema"]
         if found != SCHEMA:
             raise ValueError(f"expected a record of {SCHEMA}, found {found!r}")
@@ -135,5 +146,5 @@ def read_record(text: str) -> Record:
         entries = [Entry(**entry) for entry in data.pop("entries")]
         runs = [Run(**run) for run in data.pop("runs")]
         return Record(machine=machine, entries=entries, runs=runs, **data)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"expected a record of {SCHEMA}, found something else: {error}") from error

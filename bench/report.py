@@ -20,16 +20,21 @@ BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 NOTHING = "–"
 KERNEL, BARE = "kernel", "bare"
 MEASURE_TITLES = {
+    "p50_us": "p50 µs",
     "p90_us": "p90 µs",
     "p99_us": "p99 µs",
     "idle_percent": "idle, % of a core",
     "resident_mb": "resident MB",
     "sent_kpps": "sent, kframes/s",
     "one_kpps": "one pair, kframes/s",
+    "sender_us_per_frame": "of it the sending daemon's",
     "many_kpps": "many, kframes/s",
 }
 MORE_MEASURES = {
     "rr": ("p90_us", "p99_us"),
+    "churn": ("p50_us", "p99_us", "failed"),
+    "peers": ("sender_us_per_frame", "loss"),
+    "broadcast": ("sender_us_per_frame", "loss"),
     "macs": ("one_kpps", "many_kpps"),
     "daemon": ("idle_percent", "resident_mb"),
     "udp": ("sent_kpps", "loss"),
@@ -73,17 +78,19 @@ def summary(record: Record) -> list[str]:
     return [*table(["", "underlay", *titles.values()], rows), "", f"{machine}; {pairs}. {legend}", ""]
 
 
-def embed(text: str, record: Record) -> str:
-    """The document with the summary between its markers.
+def embed(text: str, record: Record, *, block: str = "", plots: Sequence[str] = ()) -> str:
+    """The document with the summary between its markers, and after it the plots that are named.
 
     Raises:
         ValueError: It has no markers.
     """
-    before, begin, rest = text.partition(BEGIN)
+    begin_line = f"{BEGIN.removesuffix(' -->')} {block} -->" if block else BEGIN
+    before, begin, rest = text.partition(begin_line)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"expected {BEGIN} and {END}, found no such lines")
-    lines = "\n".join(summary(record)).strip()
+        raise ValueError(f"expected {begin_line} and {END}, found no such lines")
+    pictures = [f"![{path.rpartition('/')[2].removesuffix('.svg')}]({path})" for path in plots]
+    lines = "\n".join([*summary(record), *pictures]).strip()
     return f"{before}{begin}\n{lines}\n{end}{after}"
 
 
@@ -133,18 +140,27 @@ def _median(record: Record, underlay: str, scenario: Scenario, forwarder: str, m
 
 def _comparison(record: Record, underlay: str, scenario: Scenario, forwarder: str) -> str:
     """`0.52 ≥ 0.49`: with the baseline, and the bound on the side that counts against the forwarder."""
-    baseline = BARE if scenario.by_difference else KERNEL
     if scenario.is_alone:
         values = record.values(underlay, scenario.name, forwarder, scenario.measure)
         return _bound(estimate_level(list(values.values())), scenario.better)
-    if forwarder == baseline:
+    compared = baseline_estimate(record, underlay, scenario, forwarder)
+    if compared is None:
         return ""
-    pairs = record.paired(underlay, scenario.name, (forwarder, baseline), scenario.measure)
-    estimate = estimate_difference(pairs) if scenario.by_difference else estimate_ratio(pairs)
-    if estimate is None:
-        return ""
+    _, estimate = compared
     sign = "+" if scenario.by_difference and estimate.median >= 0 else ""
     return f"{sign}{figure(estimate.median)} {_bound(estimate, scenario.better)}".strip()
+
+
+def baseline_estimate(
+    record: Record, underlay: str, scenario: Scenario, forwarder: str
+) -> tuple[str, Estimate] | None:
+    """The baseline's name, and the ratio to it or what is added to it; None: there is nothing to compare."""
+    baseline = BARE if scenario.by_difference else KERNEL
+    if scenario.is_alone or forwarder == baseline:
+        return None
+    pairs = record.paired(underlay, scenario.name, (forwarder, baseline), scenario.measure)
+    estimate = estimate_difference(pairs) if scenario.by_difference else estimate_ratio(pairs)
+    return None if estimate is None else (baseline, estimate)
 
 
 def _bound(estimate: Estimate | None, better: Better) -> str:
@@ -246,6 +262,8 @@ def _machine(record: Record) -> list[str]:
         *(version for version in machine.versions.values()),
     ]
     for stage, about in record.stages.items():
+        if "why" in about:
+            continue
         offloads = ", ".join(f"{name} {state}" for name, state in about["offloads"].items())
         facts.append(f"{stage}: MTU {about['mtu']}; {offloads}")
         facts.append(f"{stage}: all daemons, idle: {about['idle_daemons_percent']:g} % of a core")
@@ -261,6 +279,7 @@ def _remarks(record: Record) -> list[str]:
     if record.steal_most > STEAL_MOST:
         allowed = f"{record.steal_most:.0%}"
         remarks.append(f"runs count from which up to {allowed} of the time was stolen: for orientation only")
+    remarks += [f"not measured: {about['why']}" for about in record.stages.values() if "why" in about]
     redone = sum(run.redone for run in record.runs)
     if redone:
         remarks.append(f"{redone} runs were done anew because the hypervisor had taken time from them")

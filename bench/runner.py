@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 from bench.forwarders import Forwarder
 from bench.lab.commands import LabError
-from bench.lab.topology import UnderlayKind
-from bench.meter import STEAL_MOST, Meter, resident_octets
+from bench.meter import STEAL_MOST, Meter
 from bench.record import AGAIN, Entry, Record, Run
 from bench.scenarios import SETTLE_S, Outcome, Scenario, Situation
-from bench.stage import Overlay, Stage
+from bench.stage import Ground, Overlay, Stage
 
 # Ours
 REDO_MOST = 3  # runs with stolen time, before giving up on one
@@ -47,7 +47,7 @@ class Plan:
     """
 
     suite: str
-    underlays: tuple[UnderlayKind, ...]
+    underlays: tuple[Ground, ...]
     scenarios: tuple[Scenario, ...]
     forwarders: tuple[Forwarder, ...]
     pairs: int
@@ -80,48 +80,63 @@ def perform(plan: Plan, record: Record, watch: Watch, checkpoint: Callable[[], N
     """Fills the record; what is interrupted stays marked as partial.
 
     Args:
-        checkpoint: Called after every scenario, and at the end whatever happened.
+        checkpoint: Called after every run, and at the end whatever happened.
 
     Raises:
         LabError: A stage could not be built.
     """
     try:
-        for underlay in plan.underlays:
+        for ground in plan.underlays:
             for nodes in sorted({scenario.nodes for scenario in plan.scenarios}):
-                _perform_on_stage(plan, record, watch, checkpoint, Stage(underlay, nodes=nodes))
+                _perform_on_ground(plan, record, watch, checkpoint, (ground, nodes))
         record.partial = False
     finally:
         record.ended_at = utc_now()
         checkpoint()
 
 
-def _perform_on_stage(
-    plan: Plan, record: Record, watch: Watch, checkpoint: Callable[[], None], unbuilt: Stage
+def _perform_on_ground(
+    plan: Plan,
+    record: Record,
+    watch: Watch,
+    checkpoint: Callable[[], None],
+    where: tuple[Ground, int],
 ) -> None:
-    underlay = unbuilt.kind.value
-    scenarios = [scenario for scenario in plan.scenarios if scenario.nodes == unbuilt.size]
-    watch.doing(f"{underlay}: {unbuilt.size} nodes")
-    with unbuilt as stage:
-        overlays = _set_up(plan, record, watch, stage)
-        record.stages[f"{underlay}, {stage.size} nodes"] = {
+    ground, nodes = where
+    scenarios = [scenario for scenario in plan.scenarios if scenario.nodes == nodes]
+    watch.doing(f"{ground.name}: {nodes} nodes")
+    if ground.most_nodes is not None and nodes > ground.most_nodes:
+        why = f"{', '.join(each.name for each in scenarios)}: needs {nodes} nodes, {ground.name} has fewer"
+        record.stages[stage_name(ground.name, nodes)] = {"why": why}
+        watch.done(sum(_left_out(plan, scenario, {}) for scenario in scenarios))
+        return
+    with ground.build(nodes) as stage:
+        overlays = _set_up(plan, record, watch, (ground.name, stage))
+        record.stages[stage_name(ground.name, nodes)] = {
             "mtu": stage.mtu,
             "offloads": {name: state for name, state in stage.offloads().items() if name in OFFLOADS_KEPT},
             "idle_daemons_percent": _idle_percent(list(overlays.values())),
         }
         watch.done(STAGE_COST_S)
         for scenario in scenarios:
-            for run in _runs(plan, scenario, contenders(overlays, scenario), watch, underlay):
+            for run in _runs(plan, scenario, contenders(overlays, scenario), watch, ground.name):
                 record.runs.append(run)
+                checkpoint()
             watch.done(_left_out(plan, scenario, overlays))
-            checkpoint()
-        _note_growth(record, stage, overlays)
+        _note_growth(record, (ground.name, nodes), overlays)
 
 
-def _set_up(plan: Plan, record: Record, watch: Watch, stage: Stage) -> dict[str, Overlay]:
+def stage_name(underlay: str, nodes: int) -> str:
+    """The stage's key in a record."""
+    return f"{underlay}, {nodes} nodes"
+
+
+def _set_up(plan: Plan, record: Record, watch: Watch, where: tuple[str, Stage]) -> dict[str, Overlay]:
     """The forwarders that carry on this stage, by name; an entry for each that does not, saying why."""
+    underlay, stage = where
     overlays: dict[str, Overlay] = {}
     for number, forwarder in enumerate(plan.forwarders, start=1):
-        watch.doing(f"{stage.kind.value}: starting {forwarder.title}")
+        watch.doing(f"{underlay}: starting {forwarder.title}")
         why: str | None = None
         facts: dict[str, object] = {}
         try:
@@ -130,9 +145,7 @@ def _set_up(plan: Plan, record: Record, watch: Watch, stage: Stage) -> dict[str,
             overlays[forwarder.name] = overlay
         except LabError as error:
             why = str(error)
-        record.entries.append(
-            Entry(stage.kind.value, stage.size, forwarder.name, forwarder.title, why, facts)
-        )
+        record.entries.append(Entry(underlay, stage.size, forwarder.name, forwarder.title, why, facts))
     return overlays
 
 
@@ -187,7 +200,15 @@ def _runs(
                 outcome = scenario.run(situation)
             if outcome.usage.stolen > plan.steal_most:
                 raise LabError(f"time was stolen in each of {REDO_MOST + 1} runs: {outcome.usage.stolen:.1%}")
-            yield Run(underlay, scenario.name, name, number, measures_of(outcome), redone)
+            yield Run(
+                underlay,
+                scenario.name,
+                name,
+                number,
+                measures_of(outcome),
+                redone,
+                curves=curves_of(outcome),
+            )
         except LabError as error:
             yield Run(underlay, scenario.name, name, number, redone=redone, error=str(error))
         watch.done(scenario.cost(plan.seconds))
@@ -207,6 +228,14 @@ def measures_of(outcome: Outcome) -> dict[str, float]:
     return {name: float(f"{value:.6g}") for name, value in measures.items()}
 
 
+def curves_of(outcome: Outcome) -> dict[str, list[list[float]]]:
+    """Its curves, with no more digits than mean something."""
+    return {
+        name: [[float(f"{x:.6g}"), float(f"{y:.6g}")] for x, y in points]
+        for name, points in outcome.curves.items()
+    }
+
+
 def _left_out(plan: Plan, scenario: Scenario, overlays: dict[str, Overlay]) -> float:
     """The plan's seconds for turns that nobody takes."""
     turns_planned = len(plan.forwarders) + 1
@@ -216,8 +245,7 @@ def _left_out(plan: Plan, scenario: Scenario, overlays: dict[str, Overlay]) -> f
 
 def _idle_percent(overlays: Sequence[Overlay]) -> float:
     """Of one core, for all daemons of the stage together."""
-    pids = [pid for overlay in overlays for index in range(overlay.stage.size) for pid in overlay.pids(index)]
-    meter = Meter([pids])
+    meter = Meter([partial(each.work, index) for each in overlays for index in range(each.stage.size)])
     time.sleep(SETTLE_S)
     meter.start()
     time.sleep(IDLE_LOOK_S)
@@ -225,10 +253,10 @@ def _idle_percent(overlays: Sequence[Overlay]) -> float:
     return round(100 * meter.usage.daemon_cpu_s / meter.usage.seconds, 2)
 
 
-def _note_growth(record: Record, stage: Stage, overlays: dict[str, Overlay]) -> None:
+def _note_growth(record: Record, where: tuple[str, int], overlays: dict[str, Overlay]) -> None:
     """Puts each daemon's memory after all the traffic beside what it was before."""
     for position, entry in enumerate(record.entries):
-        is_here = (entry.underlay, entry.nodes) == (stage.kind.value, stage.size)
+        is_here = (entry.underlay, entry.nodes) == where
         if is_here and entry.name in overlays:
             after = {"resident_mb_after": _resident_mb(overlays[entry.name])}
             facts = {**entry.facts, **after}
@@ -238,7 +266,7 @@ def _note_growth(record: Record, stage: Stage, overlays: dict[str, Overlay]) -> 
 
 
 def _resident_mb(overlay: Overlay) -> float:
-    return round(sum(resident_octets(pid) for pid in overlay.pids(0)) / 1e6, 1)
+    return round(overlay.resident_octets(0) / 1e6, 1)
 
 
 def utc_now() -> str:

@@ -3,20 +3,24 @@
 Every one has a value that is compared (`measure`), a direction in which it is better, and more figures beside
 it.  A run takes its time from `--seconds`; what a scenario takes altogether is its `cost`, from which the
 time left is told.
+
+Over 500 lines: one scenario is understood by the next, and the list of all of them ends the file.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
+from ipaddress import ip_interface
 
 from bench.lab import checks
 from bench.lab.commands import POLL_S, LabError
 from bench.lab.namespaces import Place
-from bench.meter import Meter, Usage, resident_octets
+from bench.meter import Meter, Usage
 from bench.search import RateSearch
 from bench.stage import Overlay
 from bench.statistics import percentile
@@ -32,6 +36,10 @@ ETHERNET_HEADER = 14
 TRAFFIC_PORT = 5300
 RR_RATE = 1000  # requests/s
 MANY_PAIRS = 10_000
+PEERS = (1, 4, 16)
+PEERS_RATE = 8000  # frames/s, to all peers together: what any forwarder carries, so that cost is compared
+BROADCAST_RATE = 500
+SEGMENTS_OF_EXCHANGE = 10  # of a connection: three to open it, four to close it, three with data or its ack
 PRIMING_RATE = 5000  # frames/s: slow enough for any forwarder to learn each one
 SMALL = 64
 GRACE_S = 5.0  # for a program to say its result after its time is over
@@ -39,6 +47,7 @@ IDLE_S = 10.0  # a daemon's time is counted in ticks of 10 ms: one of them is 0.
 SETTLE_S = 1.0
 FIRST_ANSWER_WITHIN_S = 15.0
 PERCENTILES = (50, 90, 99)
+CDF_PERCENTILES = (0.0, 0.1, 0.5, 1.0, 2.0, *map(float, range(5, 95, 5)), 95.0, 98.0, 99.0, 99.5, 99.9, 100.0)
 
 
 class Better(Enum):
@@ -56,12 +65,14 @@ class Outcome:
         octets: Of payload that arrived while metered.
         frames: Overlay frames that carried it; of TCP, as many as segments of full size make.
         measures: Figures by name; the scenario's own `measure` is among them.
+        curves: Points [x, y] by name: what one figure does not tell.
     """
 
     octets: int
     frames: int
     measures: Mapping[str, float]
     usage: Usage
+    curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +99,7 @@ class Situation:
     @contextmanager
     def metered(self) -> Iterator[Meter]:
         """A meter of the machine and of both hosts' daemons, running while the block lasts."""
-        meter = Meter([self.overlay.pids(0), self.overlay.pids(1)])
+        meter = Meter([partial(self.overlay.work, 0), partial(self.overlay.work, 1)])
         meter.start()
         yield meter
         meter.stop()
@@ -203,8 +214,10 @@ def run_udp_lossless(situation: Situation, length: int) -> Outcome:
     flood = send_udp(situation, length, situation.seconds / 2)
     search = RateSearch(flood.received / flood.sending_s)
     best: UdpRun | None = None
+    tried: list[tuple[float, float]] = [(flood.sent / flood.sending_s / 1e3, flood.loss)]
     while (rate := search.next_rate()) is not None:
         run = send_udp(situation, length, situation.seconds / 2, rate)
+        tried.append((run.sent / run.sending_s / 1e3, run.loss))
         if search.record(sent=run.sent, received=run.received, seconds=run.sending_s):
             best = run
     if best is None or search.best is None:
@@ -214,7 +227,8 @@ def run_udp_lossless(situation: Situation, length: int) -> Outcome:
         "loss": best.loss,
         "flood_kpps": flood.received / flood.sending_s / 1e3,
     }
-    return Outcome(best.received * length, best.received, measures, best.usage)
+    curves = {"loss_at_kpps": sorted(tried)}
+    return Outcome(best.received * length, best.received, measures, best.usage, curves)
 
 
 def udp_flood(length: int) -> Scenario:
@@ -251,7 +265,90 @@ def run_rr(situation: Situation) -> Outcome:
     measures = {f"p{percent}_us": percentile(times_ns, percent) / 1e3 for percent in PERCENTILES}
     measures["unanswered"] = float(said["sent"] - len(times_ns))
     frames = 2 * len(times_ns)
-    return Outcome(frames * SMALL, frames, measures, meter.usage)
+    curves = {"cdf_us": cdf_us(times_ns)}
+    return Outcome(frames * SMALL, frames, measures, meter.usage, curves)
+
+
+def cdf_us(times_ns: Sequence[int]) -> list[tuple[float, float]]:
+    """Points of the cumulative distribution: [percent, microseconds], closer together towards the ends."""
+    return [(percent, percentile(times_ns, percent) / 1e3) for percent in CDF_PERCENTILES]
+
+
+# ── connections that come and go ────────────────────────────────────────────────────────────────────────
+
+
+def run_churn(situation: Situation) -> Outcome:
+    """TCP connections of one exchange each, one after another."""
+    situation.warm_up()
+    address = situation.overlay.address(1)
+    with (
+        Tool(situation.receiver, "churn", "answer", address, TRAFFIC_PORT),
+        Tool(
+            situation.sender, "churn", "ask", address, TRAFFIC_PORT, "--seconds", situation.seconds
+        ) as asker,
+        situation.metered() as meter,
+    ):
+        asker.begin()
+        said = asker.result(within=situation.seconds + GRACE_S)
+    times_ns = said["times_ns"]
+    if not times_ns:
+        raise LabError(f"none of {said['failed']} connections was answered")
+    measures = {f"p{percent}_us": percentile(times_ns, percent) / 1e3 for percent in PERCENTILES}
+    measures |= {"per_s": len(times_ns) / situation.seconds, "failed": float(said["failed"])}
+    frames = len(times_ns) * SEGMENTS_OF_EXCHANGE
+    return Outcome(frames * SMALL, frames, measures, meter.usage, {"cdf_us": cdf_us(times_ns)})
+
+
+# ── many peers ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def run_peers(situation: Situation, *, is_broadcast: bool) -> Outcome:
+    """What a frame costs when the first node sends to every other, in turn or to all at once."""
+    overlay = situation.overlay
+    for index in overlay.stage.others(0):
+        checks.ping(situation.sender, overlay.address(index), count=1)
+    everybody = [overlay.address(index) for index in overlay.stage.others(0)]
+    to = ip_interface(f"{everybody[0]}/24").network.broadcast_address if is_broadcast else None
+    targets = str(to) if to else ",".join(map(str, everybody))
+    timing = ["--seconds", situation.seconds, "--rate", BROADCAST_RATE if is_broadcast else PEERS_RATE]
+    with ExitStack() as stack:
+        receivers = [
+            stack.enter_context(
+                Tool(overlay.stage.place(index), "udp", "receive", to or overlay.address(index), TRAFFIC_PORT)
+            )
+            for index in overlay.stage.others(0)
+        ]
+        sender = stack.enter_context(
+            Tool(situation.sender, "udp", "send", targets, TRAFFIC_PORT, "--length", SMALL, *timing)
+        )
+        meter = stack.enter_context(situation.metered())
+        sender.begin()
+        sent = sender.result(within=situation.seconds + GRACE_S)["sent"]
+        received = sum(each.result(within=QUIET_S + GRACE_S)["received"] for each in receivers)
+    if not received:
+        raise LabError(f"none of {sent} datagrams arrived")
+    expected = sent * (len(everybody) if is_broadcast else 1)
+    measures = {
+        "us_per_frame": meter.usage.cpu_s / sent * 1e6,
+        "sender_us_per_frame": meter.usage.daemons[0].cpu_s / sent * 1e6,
+        "loss": max(0.0, 1 - received / expected),
+    }
+    return Outcome(received * SMALL, received, measures, meter.usage)
+
+
+def peers(count: int, *, is_broadcast: bool = False) -> Scenario:
+    """A scenario with so many nodes beside the first."""
+    return Scenario(
+        f"{'broadcast' if is_broadcast else 'peers'}-{count}",
+        f"{'broadcast' if is_broadcast else 'unicast in turn'} to {count} peers, CPU",
+        "us_per_frame",
+        "µs/frame sent",
+        Better.LOWER,
+        lambda situation: run_peers(situation, is_broadcast=is_broadcast),
+        cost=lambda seconds: seconds + 1.0 + 0.2 * count,
+        nodes=count + 1,
+        most_rounds=5,
+    )
 
 
 # ── many MAC pairs ──────────────────────────────────────────────────────────────────────────────────────
@@ -341,11 +438,10 @@ def run_start_and_idle(situation: Situation) -> Outcome:
     with situation.metered() as meter:
         time.sleep(IDLE_S)
     idle = meter.usage.daemons[0].cpu_s / meter.usage.seconds
-    resident = sum(resident_octets(pid) for pid in overlay.pids(0))
     measures = {
         "start_s": answered_at - began,
         "idle_percent": 100 * idle,
-        "resident_mb": resident / 1e6,
+        "resident_mb": overlay.resident_octets(0) / 1e6,
     }
     return Outcome(0, 0, measures, meter.usage)
 
@@ -356,6 +452,7 @@ ALL = (
     tcp("tcp-1", "TCP, 1 stream"),
     tcp("tcp-1-reverse", "TCP, 1 stream, reverse", "-R"),
     tcp("tcp-4", "TCP, 4 streams", "-P", "4"),
+    tcp("tcp-16", "TCP, 16 streams", "-P", "16"),
     tcp("tcp-both-ways", "TCP, 1 stream each way", "--bidir"),
     udp_flood(SMALL),
     udp_flood(512),
@@ -377,6 +474,15 @@ ALL = (
         Better.LOWER,
         run_rr,
         by_difference=True,
+    ),
+    Scenario(
+        "churn",
+        "TCP connections of one exchange, one after another",
+        "per_s",
+        "1/s",
+        Better.HIGHER,
+        run_churn,
+        cost=lambda seconds: seconds + 0.8,
     ),
     Scenario(
         "macs",
@@ -401,6 +507,8 @@ ALL = (
         most_rounds=3,
         is_alone=True,
     ),
+    *(peers(count) for count in PEERS),
+    *(peers(count, is_broadcast=True) for count in PEERS),
 )
 SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for scenario in ALL}
 

@@ -16,8 +16,9 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -29,6 +30,7 @@ from bench.lab.commands import LabError, end_process, ends_with_us, wait_until, 
 from bench.lab.namespaces import Lab, Place
 from bench.lab.topology import (
     UNDERLAY_DEVICE,
+    UNDERLAY_MTU,
     VXLAN_OVERHEAD,
     Address,
     NodeKind,
@@ -37,6 +39,7 @@ from bench.lab.topology import (
     UnderlayKind,
     segment,
 )
+from bench.meter import ProcessWork
 
 # Ours
 REACHABLE_WITHIN_S = 15.0
@@ -45,17 +48,64 @@ FIRST_VNI = 100
 FIRST_PORT = 14789  # not 4789: every overlay of the stage needs a port of its own
 
 
-class Stage:
+class Stage(ABC):
     """Nodes n1, n2, … with an underlay and nothing on it yet, while the `with` block lasts.
+
+    Attributes:
+        topology: On paper: who has which underlay address, and its MTU.
+        directory: For the files of overlays; every node reads them there.
+        overlays: Those that were started on it.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self.directory = Path()
+        self.overlays: list[Overlay] = []
+
+    @abstractmethod
+    def __enter__(self) -> Self: ...
+
+    @abstractmethod
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    @abstractmethod
+    def place(self, index: int) -> Place:
+        """Where the node's commands run."""
+
+    @property
+    def size(self) -> int:
+        return len(self.topology.nodes)
+
+    @property
+    def mtu(self) -> int:
+        """Of the underlay."""
+        return self.topology.underlay.mtu
+
+    def vtep(self, index: int) -> Address:
+        """The node's underlay address."""
+        return self.topology.nodes[index].vtep
+
+    def others(self, index: int) -> list[int]:
+        return [other for other in range(self.size) if other != index]
+
+    def offloads(self) -> dict[str, str]:
+        """The first node's underlay device's features, as ethtool prints them: on, off, off [fixed]."""
+        said = self.place(0).run(["ethtool", "-k", UNDERLAY_DEVICE]).stdout
+        return dict(line.strip().split(": ", 1) for line in said.splitlines() if ": " in line)
+
+
+class LabStage(Stage):
+    """A stage in network namespaces, built for the purpose and gone afterwards.
 
     Raises:
         LabError: It could not be built.
     """
 
-    def __init__(self, kind: UnderlayKind, *, nodes: int = 2) -> None:
+    def __init__(self, kind: UnderlayKind, *, nodes: int = 2, mtu: int = UNDERLAY_MTU) -> None:
         self.kind = kind
-        self.topology: Topology = segment("bench", *[NodeKind.BARE] * nodes, underlay=Underlay(kind))
-        self.directory = Path()
+        super().__init__(segment("bench", *[NodeKind.BARE] * nodes, underlay=Underlay(kind, mtu)))
         self._lab = Lab(self.topology)
         self._open = ExitStack()
 
@@ -71,29 +121,29 @@ class Stage:
         self._open.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    @property
-    def size(self) -> int:
-        return len(self.topology.nodes)
-
-    @property
-    def mtu(self) -> int:
-        """Of the underlay."""
-        return self.topology.underlay.mtu
-
     def place(self, index: int) -> Place:
         return self._lab[self.topology.nodes[index].name]
 
-    def vtep(self, index: int) -> Address:
-        """The node's underlay address."""
-        return self.topology.nodes[index].vtep
 
-    def others(self, index: int) -> list[int]:
-        return [other for other in range(self.size) if other != index]
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A sort of underlay that stages of any size are built on.
 
-    def offloads(self) -> dict[str, str]:
-        """The first node's underlay device's features, as ethtool prints them: on, off, off [fixed]."""
-        said = self.place(0).run(["ethtool", "-k", UNDERLAY_DEVICE]).stdout
-        return dict(line.strip().split(": ", 1) for line in said.splitlines() if ": " in line)
+    Attributes:
+        name: As in the record: `veth`, `wire-like, MTU 9000`, `compose`.
+        build: A stage of so many nodes, not yet entered.
+        most_nodes: There are no more; None: as many as are asked for.
+    """
+
+    name: str
+    build: Callable[[int], Stage]
+    most_nodes: int | None = None
+
+
+def lab_ground(kind: UnderlayKind, mtu: int = UNDERLAY_MTU) -> Ground:
+    """Namespaces of this machine."""
+    name = kind.value if mtu == UNDERLAY_MTU else f"{kind.value}, MTU {mtu}"
+    return Ground(name, lambda nodes: LabStage(kind, nodes=nodes, mtu=mtu))
 
 
 class Service:
@@ -175,22 +225,27 @@ class Overlay(ABC):
     def pids(self, index: int) -> list[int]:
         return [service.pid for service in self.services.get(index, ())]
 
+    def work(self, index: int) -> ProcessWork:
+        """What the node's daemons have done so far."""
+        return self.stage.place(index).work_of(self.pids(index))
+
+    def resident_octets(self, index: int) -> int:
+        """The memory of the node's daemons."""
+        return self.stage.place(index).resident_octets(self.pids(index))
+
     def start(self) -> None:
         """Starts every node, returns when the first reaches each of the others.
 
         Raises:
             LabError: A command failed, a daemon ended, or nothing was reached in time.
         """
+        self.stage.overlays.append(self)
         for index in range(self.stage.size):
             self.start_node(index)
         self.await_reachable()
 
-    def stop(self) -> None:
-        for index in range(self.stage.size):
-            self.stop_node(index)
-
     def stop_quietly(self) -> None:
-        """Takes away what a start that failed has left, as far as it goes."""
+        """Takes away what there is of it, as far as it goes: after a start that failed, or at the end."""
         for index in range(self.stage.size):
             with suppress(LabError):
                 self.stop_node(index)

@@ -28,11 +28,12 @@ import uvloop
 from control.device_macs import keep_macs, remembered_macs
 from control.intent.desired import DesiredTables, Node
 from control.intent.reconcile import Step, reconcile
-from control.introspection import EngineChoice, Introspector, Parts
+from control.introspection import Introspector, Parts
 from control.loop_lag import LagWatch
 from control.network import ServedNetwork, UnderlaySurvey, device_addresses, survey
 from control.operator import config as configuration
-from control.operator.schema import Config, Engine, Mode, NetworkConfig, Switch
+from control.operator.build import native_obstacle
+from control.operator.schema import Config, Mode, NetworkConfig, Switch
 from control.operator.systemd import notify, reloading
 from control.routed import serve, sweep
 from control.steering import Steering, next_release, nodes_that_count, survey_of
@@ -42,11 +43,11 @@ from overlay.addr import IpAddress, Mac, NetworkId
 from overlay.errors import ConfigError, DatapathUnavailableError, DeviceError
 from overlay.tables import Tables
 from tunnel import ladder
+from tunnel.datapath import Choice, open_datapath
+from tunnel.datapath import choose as choose_datapath
 from tunnel.injector import Injector, InjectTaps
 from tunnel.ladder import Switches
 from tunnel.netlink import Doorbell
-from tunnel.poller import Poller
-from tunnel.pydatapath import PythonDatapath
 from tunnel.underlay import UdpUnderlay, choose, resolve_underlays
 from tunnel.xfrm import policy_bell
 
@@ -78,13 +79,9 @@ def run(config: Config) -> int:
         return runner.run(Daemon(config).serve())
 
 
-def choose_engine(config: Config) -> EngineChoice:
+def choose_engine(config: Config) -> Choice:
     """Which engine carries, said aloud: the choice is never silent."""
-    if config.node.engine is Engine.NATIVE:
-        raise DatapathUnavailableError("native", "this build has none")
-    if config.node.engine is Engine.PYTHON:
-        return EngineChoice("python", "the configuration asks for it")
-    return EngineChoice("python", "this build has no native engine")
+    return choose_datapath(config.node.engine.value, obstacle=native_obstacle())
 
 
 def waits_for_lease(config: NetworkConfig) -> bool:
@@ -120,6 +117,7 @@ class Daemon:
         self._stopped = asyncio.Event()
         self._rang = asyncio.Event()  # the doorbell, or somebody who knows that the kernel must be looked at
         self._exit_code = 0
+        self._failure: DatapathUnavailableError | None = None
         self._seen_until = time.monotonic()
 
     async def serve(self) -> int:
@@ -141,6 +139,8 @@ class Daemon:
                     await self._pool.leave()
                 for task in tasks:
                     task.cancel()
+        if self._failure is not None:
+            raise self._failure
         return self._exit_code
 
     # ── Opening ─────────────────────────────────────────────────────────────────────────────────────────
@@ -160,7 +160,7 @@ class Daemon:
         await asyncio.to_thread(self._open_networks, stack)
         stack.enter_context(self._leased)
         self._steering = Steering([underlay.address for underlay in self._underlays])
-        self._open_datapath(stack, loop)
+        self._open_datapath(stack, loop, engine)
         for network in self._networks.values():
             await self._announce(network)
             if network.unwritten is not None:
@@ -171,20 +171,22 @@ class Daemon:
         self._introspector.ready = True
         notify("READY=1")
 
-    def _open_datapath(self, stack: AsyncExitStack, loop: asyncio.AbstractEventLoop) -> None:
+    def _open_datapath(self, stack: AsyncExitStack, loop: asyncio.AbstractEventLoop, engine: Choice) -> None:
         """The engine with its networks and tables; from here on frames cross."""
-        self._datapath = PythonDatapath(
+        self._datapath = open_datapath(
+            engine.kind,
             self._tables,
             self._underlays,
-            reactor=Poller(loop, time.monotonic),
-            clock=time.monotonic,
+            reactor=loop,
             choose_underlay=self._choose_underlay,
+            on_failure=self._fail,
         )
         stack.callback(self._datapath.close)
         for network in self._networks.values():
+            self._program(network)  # before its port opens: who sends already is no stranger
             self._datapath.attach(network.attachment(repairs=self._repairs))
 
-    async def _open_for_others(self, stack: AsyncExitStack, engine: EngineChoice) -> None:
+    async def _open_for_others(self, stack: AsyncExitStack, engine: Choice) -> None:
         """The pool and the local API.
 
         Their libraries take longer to import than everything else together, so they are imported here,
@@ -332,6 +334,7 @@ class Daemon:
         self._leased.callback(network.close)
         self._networks[network.id] = network
         log.info("network %s on %s, subnet %s", network.id, config.device, config.subnet)
+        self._program(network)  # as at the start
         self._datapath.attach(network.attachment(repairs=self._repairs))
         try:
             await self._announce(network)
@@ -420,6 +423,12 @@ class Daemon:
 
     def _stop(self, code: int) -> None:
         self._exit_code = code
+        self._stopped.set()
+
+    def _fail(self, error: DatapathUnavailableError) -> None:
+        """The engine broke: nothing crosses any more, so everything is removed and the reason told."""
+        log.error("%s; leaving", error)
+        self._failure = error
         self._stopped.set()
 
     async def _keep_up(self) -> None:

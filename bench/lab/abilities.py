@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from bench.lab.commands import LabError, run_command
 
 # Ours
+PROBE_DEVICE = "weftprobe0"
 REQUIRED_TOOLS = ("ip", "bridge", "ethtool", "sysctl", "ping")
 
 
@@ -38,13 +39,18 @@ def why_no_tap() -> str | None:
 
 
 def why_no_kernel_vxlan() -> str | None:
-    """Why the kernel offers no VXLAN device here."""
-    options = ["id", "1", "dstport", "4789", "local", "192.0.2.1"]
+    """Why the kernel offers no VXLAN device here.
+
+    In a container, where no namespace can be made, it is tried in the container's own.
+    """
+    options = ["type", "vxlan", "id", "1", "dstport", "4789", "local", "192.0.2.1"]
     try:
-        with _probe() as name:
-            run_command(
-                ["ip", "-n", name, "link", "add", "vxlan0", "type", "vxlan", *options], why="has it vxlan"
-            )
+        if why_no_namespaces() is None:
+            with _probe() as name:
+                run_command(["ip", "-n", name, "link", "add", PROBE_DEVICE, *options], why="has it vxlan")
+        else:
+            run_command(["ip", "link", "add", PROBE_DEVICE, *options], why="has it vxlan")
+            run_command(["ip", "link", "delete", PROBE_DEVICE], why="leave nothing behind")
     except LabError as error:
         return f"no vxlan in this kernel: {_last_words(error)}"
     return None

@@ -49,6 +49,7 @@ from bench.lab.commands import (
 )
 from bench.lab.plan import Plan, Step, compile_plan, configuration, run_flags
 from bench.lab.topology import Node, NodeKind, Topology
+from bench.meter import ProcessWork, resident_octets, work_of
 
 # Ours
 LAB_NAME = re.compile(r"weft-(?P<pid>\d+)(\.\d+)?-[a-z0-9_-]+")  # of a namespace or a directory
@@ -92,6 +93,14 @@ class Place:
         )
         self._processes.append(process)
         return process
+
+    def work_of(self, pids: Iterable[int]) -> ProcessWork:
+        """What processes started here have done, added up; their ids are those of `popen`."""
+        return work_of(pids)
+
+    def resident_octets(self, pids: Iterable[int]) -> int:
+        """The memory they have, added up."""
+        return sum(resident_octets(pid) for pid in pids)
 
     def end_processes(self) -> None:
         """Ends what `popen` started here, kindly first."""

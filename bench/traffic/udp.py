@@ -1,7 +1,9 @@
 """UDP from one place to another: flooded or paced, counted by the program that receives.
 
     python -m bench.traffic.udp receive ADDRESS PORT
-    python -m bench.traffic.udp send ADDRESS PORT --length 64 --seconds 2 [--rate 100000]
+    python -m bench.traffic.udp send ADDRESS[,ADDRESS…] PORT --length 64 --seconds 2 [--rate 100000]
+
+Several addresses are sent to in turn; only paced senders know more than one.
 
 The receiver keeps the system's default receive buffer, as the programs of an operator do: what falls there
 because a burst came faster than the program got a core is a loss to whoever uses the overlay.  It counts
@@ -17,10 +19,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import signal
 import socket
 import struct
 import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -50,17 +54,23 @@ def main() -> None:
     chosen = parser.parse_args()
     hold_cue()
     family = socket.AF_INET6 if ":" in chosen.address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as endpoint:
+    with contextlib.ExitStack() as stack:
+        endpoints = [
+            stack.enter_context(socket.socket(family, socket.SOCK_DGRAM)) for _ in chosen.address.split(",")
+        ]
         if chosen.role == "receive":
-            endpoint.bind((chosen.address, chosen.port))
-            receive(endpoint)
+            endpoints[0].bind((chosen.address, chosen.port))
+            receive(endpoints[0])
             return
-        endpoint.connect((chosen.address, chosen.port))
+        for endpoint, address in zip(endpoints, chosen.address.split(","), strict=True):
+            endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            endpoint.connect((address, chosen.port))
         await_cue()
         if chosen.rate:
-            sent, seconds = send_paced(endpoint, bytes(chosen.length), chosen.rate, chosen.seconds)
+            sends = itertools.cycle([endpoint.send for endpoint in endpoints])
+            sent, seconds = send_paced(sends, bytes(chosen.length), chosen.rate, chosen.seconds)
         else:
-            sent, seconds = flood(endpoint, bytes(chosen.length), chosen.seconds)
+            sent, seconds = flood(endpoints[0], bytes(chosen.length), chosen.seconds)
     say_result({"sent": sent, "seconds": seconds})
 
 
@@ -102,9 +112,10 @@ def flood(endpoint: socket.socket, payload: bytes, seconds: float) -> tuple[int,
     return sent, now - began
 
 
-def send_paced(endpoint: socket.socket, payload: bytes, rate: float, seconds: float) -> tuple[int, float]:
+def send_paced(
+    sends: Iterator[Callable[[bytes], int]], payload: bytes, rate: float, seconds: float
+) -> tuple[int, float]:
     """At `rate` datagrams a second, or fewer where no core was to be had: how many, in how many seconds."""
-    send = endpoint.send
     most_at_once = max(1, round(rate * TICK_S * CATCH_UP_TICKS))
     began = now = time.perf_counter()
     sent = forgiven = 0
@@ -113,7 +124,7 @@ def send_paced(endpoint: socket.socket, payload: bytes, rate: float, seconds: fl
         if due > most_at_once:
             forgiven += due - most_at_once
             due = most_at_once
-        for _ in range(due):
+        for send in itertools.islice(sends, due):
             send(payload)
         sent += due
         time.sleep(TICK_S)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
+from control.operator.build import native_obstacle
 from control.operator.fields import IPV6_MTU_MIN
 from control.operator.problems import Finding
 from control.operator.schema import Config, Encap, Engine, Mode, NetworkConfig
@@ -183,8 +184,8 @@ def _mixed_ports(config: Config) -> Iterator[Finding]:
 
 def unsupported(config: Config) -> Iterator[Finding]:
     """What this build cannot run yet, though it is written correctly."""
-    if config.node.engine is Engine.NATIVE:
-        yield Finding(("node", "engine"), "this build has no native engine yet", '"auto"')
+    if config.node.engine is Engine.NATIVE and (obstacle := native_obstacle()) is not None:
+        yield Finding(("node", "engine"), f"this build has no native engine: {obstacle}", '"auto"')
     for index, network in enumerate(config.networks):
         if network.mode is Mode.ROUTED and config.gossip is None:
             yield from _without_a_pool(network, ("network", index))

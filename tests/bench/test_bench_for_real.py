@@ -19,8 +19,10 @@ from support.lab import ROOT
 from bench.lab.abilities import why_no_kernel_vxlan, why_no_namespaces, why_no_tap
 from bench.lab.commands import wait_until, weft_command, weft_environment
 from bench.lab.namespaces import namespaces
-from bench.record import read_record
+from bench.plots import plots
+from bench.record import as_data
 from bench.report import render
+from bench.results import PLOTS, SHEET, SUMMARY, read_results, sheet
 
 pytestmark = ROOT
 
@@ -56,9 +58,12 @@ def traces_of(process: subprocess.Popen[str]) -> list[str]:
 
 
 def the_record(directory: Path) -> dict[str, Any]:
-    (path,) = directory.glob("*.json")
-    data: dict[str, Any] = json.loads(path.read_text())["data"]
-    assert (path.with_suffix(".md")).read_text() == render(read_record(path.read_text()))
+    (path,) = directory.iterdir()
+    record = read_results(path)
+    assert (path / SUMMARY).read_text() == render(record)
+    assert (path / SHEET).read_text() == sheet(record)
+    assert sorted(each.stem for each in (path / PLOTS).iterdir()) == sorted(name for name, _ in plots(record))
+    data: dict[str, Any] = json.loads(json.dumps(as_data(record)))
     return data
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from support.source import ROOT
+from support.bench import a_machine, a_record, runs_of
 
 from bench import command
 from bench.command import SUITES, Lines, bench
 from bench.forwarders import parse_forwarder
-from bench.report import BEGIN, END
+from bench.record import Entry, Record
+from bench.results import RUNS
 from bench.runner import Plan
 from bench.scenarios import parse_scenario
+from bench.station import stage
 from control.operator.failure import ExitCode, Failure
-
-DATA = ROOT / "tests" / "data" / "bench"
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_options_replace_what_the_suite_says(plans: list[Plan]) -> None:
     (plan,) = plans
     assert [each.name for each in plan.scenarios] == ["tcp-1", "rr"]
     assert [each.name for each in plan.forwarders] == ["weft:rung0"]
-    assert [each.value for each in plan.underlays] == ["veth", "wire-like"]
+    assert [each.name for each in plan.underlays] == ["veth", "wire-like"]
     assert (plan.pairs, plan.seconds) == (4, 1.5)
 
 
@@ -58,6 +58,10 @@ def test_options_replace_what_the_suite_says(plans: list[Plan]) -> None:
         (("--forwarder", "wireguard"), "wireguard"),
         (("--underlay", "moon"), "moon"),
         (("--pairs", "0"), "0"),
+        (("--suite", "quik"), "quik"),
+        (("--mtu", "576"), "576"),
+        (("--far", "/run/far.sock"), "--underlay compose"),
+        (("--underlay", "compose", "--mtu", "9000"), "--mtu"),
     ],
 )
 def test_what_there_is_not_is_a_usage_error(arguments: tuple[str, str], said: str, plans: list[Plan]) -> None:
@@ -80,30 +84,80 @@ def test_suites_name_only_what_there_is() -> None:
         assert [parse_forwarder(name).name for name in suite.forwarders] == list(suite.forwarders)
 
 
-def test_the_quick_suite_is_over_in_some_minutes(plans: list[Plan]) -> None:
+def test_the_quick_suite_is_over_in_three_minutes(plans: list[Plan]) -> None:
     run()
-    assert plans[0].cost() < 300
+    assert plans[0].cost() < 170
 
 
-def test_an_old_record_is_reported_again() -> None:
-    found = run("report", str(DATA / "record.json"))
-    assert (found.exit_code, found.output) == (0, (DATA / "report.md").read_text())
+def test_where_no_station_answers_that_is_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "SERVES_WITHIN_S", 0.1)
+    for stations in ((), ("--far", str(tmp_path / "far2.sock"))):
+        failure = run("--underlay", "compose", *stations).exception
+        assert isinstance(failure, Failure)
+        assert failure.error == "cannot measure between containers"
+        assert "station" in failure.reasons[0]
 
 
-def test_the_readmes_table_comes_from_the_record(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# weft\n{BEGIN}\n{END}\n")
-    assert run("report", str(DATA / "record.json"), "--readme", str(readme)).exit_code == 0
-    assert "| TCP, 1 stream, Gb/s" in readme.read_text()
+def test_under_compose_the_nodes_themselves_are_measured_too(
+    plans: list[Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "why_no_stations", lambda _stations: None)
+    assert run("--underlay", "compose", "--far", "/run/a.sock", "--far", "/run/b.sock").exit_code == 0
+    assert [(ground.name, ground.most_nodes) for ground in plans[0].underlays] == [("compose", 3)]
+    assert plans[0].forwarders[-1].name == "nodes"
 
 
-def test_what_is_no_record_is_refused_in_three_lines(tmp_path: Path) -> None:
-    other = tmp_path / "other.json"
-    other.write_text(json.dumps({"schema": "weft.peers/1", "data": []}))
-    failure = run("report", str(other)).exception
-    assert isinstance(failure, Failure)
-    assert failure.code == ExitCode.USAGE
-    assert "weft.peers/1" in failure.reasons[0]
+def test_each_mtu_is_an_underlay_of_its_own(plans: list[Plan]) -> None:
+    assert run("--suite", "mtu").exit_code == 0
+    assert run("--underlay", "wire-like", "--mtu", "9000").exit_code == 0
+    assert [[each.name for each in plan.underlays] for plan in plans] == [
+        ["veth, MTU 1280", "veth", "veth, MTU 9000"],
+        ["wire-like, MTU 9000"],
+    ]
+
+
+def a_plan() -> Plan:
+    return Plan("quick", (), (), (), pairs=1, seconds=1.0)
+
+
+def test_a_full_disk_ends_a_bench_in_three_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def perform(_plan: Plan, record: Record, _watch: object, checkpoint: Callable[[], None]) -> None:
+        record.entries = a_record().entries
+        record.runs = runs_of("tcp-1", "kernel", gbit_s=[1.5])
+        (directory,) = tmp_path.iterdir()
+        (directory / RUNS).unlink()
+        (directory / RUNS).symlink_to("/dev/full")
+        checkpoint()
+
+    monkeypatch.setattr(command, "describe_machine", a_machine)
+    monkeypatch.setattr(command, "perform", perform)
+    with pytest.raises(Failure, match="No space left on device") as caught:
+        command._measure(a_plan(), tmp_path, as_json=False)
+    assert caught.value.code == ExitCode.CHECK_FAILED
+
+
+def test_a_bench_in_which_nobody_could_run_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def perform(_plan: Plan, record: Record, _watch: object, _checkpoint: Callable[[], None]) -> None:
+        why = "cannot open /dev/net/tun: Operation not permitted"
+        record.entries = [Entry("compose", 2, "weft", "weft", why)]
+
+    monkeypatch.setattr(command, "describe_machine", a_machine)
+    monkeypatch.setattr(command, "perform", perform)
+    with pytest.raises(Failure, match="nothing was measured") as caught:
+        command._measure(a_plan(), tmp_path, as_json=False)
+    assert caught.value.reasons == ("weft: cannot open /dev/net/tun: Operation not permitted",)
+    assert caught.value.code == ExitCode.CHECK_FAILED
+
+
+def test_where_results_cannot_be_made_nothing_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "describe_machine", a_machine)
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(Failure, match="results"):
+        command._measure(a_plan(), tmp_path / "results", as_json=False)
 
 
 def test_the_time_left_follows_the_pace_and_is_not_said_too_often() -> None:

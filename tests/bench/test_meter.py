@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_resident_memory_is_in_octets() -> None:
 
 
 def test_the_meter_sees_this_process_work() -> None:
-    meter = Meter([[os.getpid()], []])
+    meter = Meter([partial(work_of, [os.getpid()]), partial(work_of, [])])
     meter.start()
     until = time.process_time() + 0.1
     while time.process_time() < until:

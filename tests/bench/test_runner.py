@@ -12,12 +12,11 @@ from support.bench import a_record
 from bench import runner
 from bench.forwarders import Forwarder
 from bench.lab.commands import LabError
-from bench.lab.topology import UnderlayKind
 from bench.meter import ProcessWork, Usage
 from bench.record import AGAIN, Record
 from bench.runner import REDO_MOST, Contender, Plan, contenders, measures_of, perform, turns
 from bench.scenarios import SCENARIOS, Better, Outcome, Scenario, Situation
-from bench.stage import Overlay
+from bench.stage import Ground, Overlay, Stage
 
 QUIET = Usage(2.0, (ProcessWork(0.5, 10, 0), ProcessWork(0.25, 0, 5)), 0.0, 1.0)
 ROBBED = replace(QUIET, stolen=0.2)
@@ -28,8 +27,8 @@ class PaperStage:
 
     torn_down = 0
 
-    def __init__(self, kind: UnderlayKind, *, nodes: int = 2) -> None:
-        self.kind, self.size, self.mtu = kind, nodes, 1500
+    def __init__(self, nodes: int) -> None:
+        self.size, self.mtu = nodes, 1500
 
     def __enter__(self) -> Self:
         return self
@@ -63,8 +62,11 @@ class PaperOverlay:
     def facts(self) -> dict[str, Any]:
         return {"engine": "paper"}
 
-    def pids(self, _index: int) -> list[int]:
-        return []
+    def work(self, _index: int) -> ProcessWork:
+        return ProcessWork()
+
+    def resident_octets(self, _index: int) -> int:
+        return 0
 
 
 @dataclass
@@ -79,6 +81,9 @@ class Said:
 
     def done(self, seconds: float) -> None:
         self.total += seconds
+
+
+PAPER = Ground("veth", lambda nodes: cast("Stage", PaperStage(nodes)))
 
 
 def forwarder(name: str, why_not: str | None = None, *, fails: str | None = None) -> Forwarder:
@@ -97,12 +102,11 @@ def outcome(gbit_s: float = 1.0, usage: Usage = QUIET) -> Outcome:
 
 
 def plan_of(run: Callable[[Situation], Outcome], *forwarders: Forwarder, pairs: int = 2) -> Plan:
-    return Plan("quick", (UnderlayKind.VETH,), (scenario(run),), forwarders, pairs, 1.0)
+    return Plan("quick", (PAPER,), (scenario(run),), forwarders, pairs, 1.0)
 
 
 @pytest.fixture(autouse=True)
 def paper(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "Stage", PaperStage)
     monkeypatch.setattr(runner, "IDLE_LOOK_S", 0.01)
     monkeypatch.setattr(runner, "SETTLE_S", 0.0)
     monkeypatch.setattr(PaperStage, "torn_down", 0)
@@ -243,6 +247,6 @@ def test_what_carried_nothing_has_no_cost_by_octet() -> None:
 
 
 def test_a_scenario_with_few_rounds_takes_no_more() -> None:
-    plan = Plan("full", (UnderlayKind.VETH,), (SCENARIOS["daemon"],), (), pairs=10, seconds=1.0)
+    plan = Plan("full", (PAPER,), (SCENARIOS["daemon"],), (), pairs=10, seconds=1.0)
     assert plan.rounds(SCENARIOS["daemon"]) == 3
     assert plan.rounds(SCENARIOS["tcp-1"]) == 10

@@ -16,7 +16,7 @@ def test_a_scenario_is_found_by_its_name() -> None:
 
 
 def test_what_there_is_not_is_named_beside_what_there_is() -> None:
-    with pytest.raises(ValueError, match=r"expected one of tcp-1, .*daemon, found 'udp-65'"):
+    with pytest.raises(ValueError, match=r"expected one of tcp-1, .*daemon, .*found 'udp-65'"):
         parse_scenario("udp-65")
 
 
@@ -28,8 +28,9 @@ def test_names_are_unique_and_costs_grow_with_the_seconds() -> None:
 
 def test_all_that_was_asked_for_is_there() -> None:
     assert set(SCENARIOS) == {
-        *("tcp-1", "tcp-1-reverse", "tcp-4", "tcp-both-ways"),
-        *("udp-64", "udp-512", "udp-1400", "rate-64", "rr", "macs", "daemon"),
+        *("tcp-1", "tcp-1-reverse", "tcp-4", "tcp-16", "tcp-both-ways"),
+        *("peers-1", "peers-4", "peers-16", "broadcast-1", "broadcast-4", "broadcast-16"),
+        *("udp-64", "udp-512", "udp-1400", "rate-64", "rr", "churn", "macs", "daemon"),
     }
 
 

@@ -26,7 +26,7 @@ from support.doubles import (
 )
 
 from control.intent.shared import Trouble
-from control.introspection import ELSEWHERE, EngineChoice, Introspector, Parts, Rates
+from control.introspection import ELSEWHERE, MISTAKE_SECONDS, Introspector, Parts, Rates
 from control.membership.events import Refusal, SwimStatistics
 from control.membership.member import VERSIONS, Endpoint, Member, MemberState
 from control.membership.records import RecordStatistics, Refused
@@ -46,6 +46,7 @@ from overlay.tables import (
     VtepReplace,
 )
 from overlay.verdict import DropReason
+from tunnel.datapath import Choice
 from tunnel.interfaces import DatapathStatistics, Ledger, VtepStatistics
 
 WEFT: Mapping[str, str] = {"weft_id": "3f"}
@@ -133,7 +134,7 @@ class Node:
         self.steering = Steering([OURS])
         parts = Parts(
             version="0.1.0",
-            engine=EngineChoice("python", "asked for"),
+            engine=Choice("python", "asked for"),
             tables=engine.tables,
             datapath=engine.datapath,
             networks=as_anything({NETWORK: self.served}),
@@ -295,6 +296,17 @@ def test_drops_that_mean_a_mistake_are_told_with_their_number(node: Node) -> Non
     (ailment,) = node.introspector.ailments()
     assert ailment.problem == "3 frames dropped: the sender is not a VTEP of this network"
     assert "peers" in ailment.fix
+
+
+def test_a_mistake_is_told_for_a_minute_after_its_last_drop(node: Node) -> None:
+    clock = node.engine.clock
+    for _ in range(3):
+        node.engine.from_underlay(frame(LOCAL, REMOTE), sender=STRANGER)
+        node.introspector.tick(now=clock.now)
+        clock.now += MISTAKE_SECONDS - 1
+        assert [ailment.fix for ailment in node.introspector.ailments()] != []
+    clock.now += 1
+    assert not list(node.introspector.ailments())
 
 
 # ── Rates ───────────────────────────────────────────────────────────────────────────────────────────────

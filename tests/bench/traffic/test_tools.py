@@ -6,15 +6,16 @@ import itertools
 import os
 import socket
 import subprocess
+import threading
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any, cast
 
 import pytest
 
 from bench.lab.commands import LabError
 from bench.lab.namespaces import Place
-from bench.traffic import echo, udp
+from bench.traffic import churn, echo, udp
 from bench.traffic.echo import first_answer
 from bench.traffic.frames import frame_of_pair
 from bench.traffic.tool import Tool
@@ -96,7 +97,8 @@ def test_pacing_is_exact_and_a_stall_is_not_made_up_for_in_one_burst(
     clock = Clock(stall_s)
     monkeypatch.setattr(udp, "time", clock)
     sink = Sink(clock)
-    sent, seconds = udp.send_paced(cast("socket.socket", sink), b"x", rate=100_000.0, seconds=1.0)
+    sends = itertools.repeat(sink.send)
+    sent, seconds = udp.send_paced(sends, b"x", rate=100_000.0, seconds=1.0)
     lost_s = stall_s - CATCH_UP_TICKS * TICK_S if stall_s > TICK_S else 0.0
     assert sum(sink.bursts.values()) == sent
     assert sent == pytest.approx(100_000 * (1.0 - lost_s), abs=2 * 50)
@@ -178,3 +180,46 @@ def test_waking_a_process_on_the_same_core_takes_some_time() -> None:
         assert 0 < wake_us(core, core) < 1e6
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_several_addresses_are_sent_to_in_turn() -> None:
+    port = free_port()
+    places = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    with ExitStack() as stack:
+        receivers = [stack.enter_context(Tool(HERE, "udp", "receive", each, port)) for each in places]
+        options = ["--seconds", 0.3, "--rate", 1000]
+        sender = stack.enter_context(Tool(HERE, "udp", "send", ",".join(places), port, *options))
+        sender.begin()
+        sent = sender.result(within=20)["sent"]
+        counts = [receiver.result(within=20)["received"] for receiver in receivers]
+    assert sum(counts) == sent > 0
+    assert max(counts) - min(counts) <= 1
+
+
+def test_connections_come_and_go_one_after_another() -> None:
+    port = free_port()
+    with (
+        Tool(HERE, "churn", "answer", LOOPBACK, port),
+        Tool(HERE, "churn", "ask", LOOPBACK, port, "--seconds", 0.3) as asker,
+    ):
+        asker.begin()
+        said = asker.result(within=20)
+    assert said["failed"] == 0
+    assert len(said["times_ns"]) > 10
+    assert 0 < max(said["times_ns"]) < 2e9
+
+
+def accept_and_close(listener: socket.socket) -> None:
+    listener.accept()[0].close()
+
+
+def test_a_connection_that_is_refused_or_cut_short_has_failed() -> None:
+    failed, times = churn.ask((LOOPBACK, free_port()), 0.05)
+    assert failed > 0
+    assert times == []
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        thread = threading.Thread(target=accept_and_close, args=(listener,))
+        thread.start()
+        with pytest.raises(ConnectionError):
+            churn.exchange(listener.getsockname(), bytes(churn.REQUEST_OCTETS))
+        thread.join()

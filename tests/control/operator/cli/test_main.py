@@ -204,7 +204,10 @@ def test_what_stops_the_daemon_is_told_in_three_lines(
 
 
 @pytest.mark.usefixtures("daemon_module")
-def test_run_refuses_what_this_build_cannot_do_before_the_daemon_is_asked(run: Run) -> None:
+def test_run_refuses_what_this_build_cannot_do_before_the_daemon_is_asked(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control.operator.checks.native_obstacle", lambda: "it was not built")
     result = run("run", "--vni", "42", "--engine", "native")
     assert result.exit_code == 2
-    assert "node.engine: this build has no native engine yet" in result.stderr
+    assert "node.engine: this build has no native engine: it was not built" in result.stderr

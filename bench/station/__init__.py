@@ -1,0 +1,1 @@
+"""Stations: containers that a bench measures between, as elsewhere it does between namespaces."""

@@ -156,6 +156,7 @@ class Daemon:
         stack.callback(self._datapath.close)
         repairs = self._config.offload.rx_repair is not Switch.OFF
         for network in self._networks.values():
+            self._program(network)  # before its port opens: who sends already is no stranger
             self._datapath.attach(network.attachment(repairs=repairs))
 
     async def _open_for_others(self, stack: AsyncExitStack, engine: EngineChoice) -> None:

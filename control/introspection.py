@@ -88,6 +88,7 @@ class Introspector:
         self._events = events
         self._started_at = parts.clock()
         self._rates = Rates(parts.clock())
+        self._mistakes: dict[DropReason, tuple[int, float]] = {}  # drops so far, and when the last was seen
 
     def use_config(self, config: Config) -> None:
         """Shows this one from now on."""
@@ -97,6 +98,7 @@ class Introspector:
     def tick(self, *, now: float) -> None:
         """Once a second: what the rates are made of."""
         self._rates.sample(self._parts.datapath.statistics(), now=now)
+        self._note_mistakes(now=now)
 
     # ── The views ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -323,14 +325,22 @@ class Introspector:
             yield HealthView(text, "weft keys list, here and there: a node with other keys, or a stranger")
 
     def _telling_drops(self) -> Iterator[HealthView]:
-        """Drops that usually mean a mistake in somebody's configuration."""
+        """Drops of late that usually mean a mistake in somebody's configuration."""
+        now = self._parts.clock()
+        self._note_mistakes(now=now)
+        for reason, (total, last_at) in self._mistakes.items():
+            if now - last_at < MISTAKE_SECONDS:
+                yield HealthView(f"{total} frames dropped: {reason.value.split(' [')[0]}", _MISTAKES[reason])
+
+    def _note_mistakes(self, *, now: float) -> None:
         totals: dict[DropReason, int] = {}
         for counts in self.drops().values():
             for reason, count in counts.items():
                 totals[reason] = totals.get(reason, 0) + count
-        for reason, fix in _MISTAKES.items():
-            if totals.get(reason):
-                yield HealthView(f"{totals[reason]} frames dropped: {reason.value.split(' [')[0]}", fix)
+        for reason in _MISTAKES:
+            total, (seen, _) = totals.get(reason, 0), self._mistakes.get(reason, (0, 0.0))
+            if total > seen:
+                self._mistakes[reason] = (total, now)
 
     @staticmethod
     def _underlay(underlay: UdpUnderlay) -> UnderlayView:
@@ -348,6 +358,8 @@ _FDB_WORDS: dict[Origin, tuple[str, tuple[str, ...]]] = {
     Origin.CONTROL: ("", ("extern_learn", "self")),
     Origin.STATIC: ("permanent", ("self",)),
 }
+
+MISTAKE_SECONDS = 60.0  # what a mistake drops it drops again; a node that only came early is well by then
 
 _MISTAKES: dict[DropReason, str] = {
     DropReason.UNKNOWN_VTEP: "add the sender to `peers`, or find out who it is: weft watch",

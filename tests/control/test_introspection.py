@@ -25,7 +25,7 @@ from support.doubles import (
     mac,
 )
 
-from control.introspection import ELSEWHERE, EngineChoice, Introspector, Parts, Rates
+from control.introspection import ELSEWHERE, MISTAKE_SECONDS, EngineChoice, Introspector, Parts, Rates
 from control.membership.events import Refusal, SwimStatistics
 from control.membership.member import VERSIONS, Endpoint, Member, MemberState
 from control.membership.tags import encode_tags, tags_of
@@ -274,6 +274,17 @@ def test_drops_that_mean_a_mistake_are_told_with_their_number(node: Node) -> Non
     (ailment,) = node.introspector.ailments()
     assert ailment.problem == "3 frames dropped: the sender is not a VTEP of this network"
     assert "peers" in ailment.fix
+
+
+def test_a_mistake_is_told_for_a_minute_after_its_last_drop(node: Node) -> None:
+    clock = node.engine.clock
+    for _ in range(3):
+        node.engine.from_underlay(frame(LOCAL, REMOTE), sender=STRANGER)
+        node.introspector.tick(now=clock.now)
+        clock.now += MISTAKE_SECONDS - 1
+        assert [ailment.fix for ailment in node.introspector.ailments()] != []
+    clock.now += 1
+    assert not list(node.introspector.ailments())
 
 
 # ── Rates ───────────────────────────────────────────────────────────────────────────────────────────────

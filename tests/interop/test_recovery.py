@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 from support.lab import ROOT, BuildLab
-from support.serving import StartLab, drops, eventually, exit_status, serve, start_daemons, view
+from support.serving import (
+    StartLab,
+    drops,
+    eventually,
+    exit_status,
+    expect_clean_exits,
+    serve,
+    start_daemons,
+    view,
+)
 from support.traffic import any_address, mac_of, open_in, pinging, transfer, type_in
 from support.two_networks import BLUE, RED, Two, address_of
 
@@ -49,6 +58,24 @@ def has_mtu(place: Place, device: str, mtu: int) -> bool:
 
 def ailments(daemon: Daemon) -> list[str]:
     return [each["problem"] for each in view(daemon, "status")["health"]]
+
+
+# ── A start ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_node_that_starts_among_senders_takes_none_of_them_for_a_stranger(build_lab: BuildLab) -> None:
+    lab = build_lab(segment("start", NodeKind.WEFT, NodeKind.WEFT))
+    start_daemons(lab, "n1")
+    n1 = lab["n1"]
+    n1.run(["ip", "neigh", "replace", "10.9.0.2", "lladdr", "02:00:00:00:00:02", "dev", "weft0"])
+    ping = n1.popen(["ping", "-n", "-q", "-f", "-i", "0", "10.9.0.2"])  # flooded: nobody has that MAC
+    start_daemons(lab, "n2")
+    started = drops(lab.daemons["n2"])
+    ping.terminate()
+    ping.wait()
+    assert started[DropReason.UNKNOWN_VTEP] == 0
+    assert sum(each["rx_octets"] for each in view(lab.daemons["n2"], "peers")) > 0
+    expect_clean_exits(lab)
 
 
 # ── The device ──────────────────────────────────────────────────────────────────────────────────────────

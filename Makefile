@@ -10,6 +10,8 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 VENV   := .venv
 PYTEST := $(VENV)/bin/python -m pytest
 STAMP  := $(VENV)/.setup-done
+NATIVE := $(shell find tunnel/native -path '*/target' -prune -o -name '*.rs' -print -o -name 'Cargo.toml' -print)
+CARGO  := $(shell command -v cargo)
 CODE   := overlay tunnel control bench tests
 
 SEEDS        ?= 200
@@ -21,7 +23,7 @@ help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamp makes a second run quick: pip is asked again only when what is installed may have changed.
-$(STAMP): requirements/dev.txt pyproject.toml scripts/virtualenv
+$(STAMP): requirements/dev.txt pyproject.toml scripts/virtualenv $(NATIVE)
 	@scripts/virtualenv
 	@touch $@
 
@@ -36,15 +38,17 @@ demo: setup ## three weft nodes and one of kernel VXLAN in namespaces; pings, th
 
 .PHONY: test
 test: setup ## every test; those that need root are skipped, with the reason, for everybody else
+	@$(if $(CARGO),cd tunnel/native && cargo test --quiet --workspace,echo "left out: the tests in Rust: no cargo")
 	@$(PYTEST) -rs $(ARGS)
 
 .PHONY: check
-check: setup ## format, lint, types, import contracts, generated documents
+check: setup ## format, lint, types, import contracts, generated documents; format and lint of the Rust
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy $(CODE)
 	@$(VENV)/bin/lint-imports
 	@$(VENV)/bin/python scripts/generate_docs.py --check
+	@$(if $(CARGO),scripts/check-native,echo "left out: the checks in Rust: no cargo")
 
 .PHONY: fuzz
 fuzz: setup ## every target of tests/fuzz for FUZZ_SECONDS (20) each
@@ -53,11 +57,6 @@ fuzz: setup ## every target of tests/fuzz for FUZZ_SECONDS (20) each
 .PHONY: sim
 sim: setup ## the long simulations, SEEDS (200) seeds each, and as root the long tests of real pools
 	@SEEDS=$(SEEDS) $(PYTEST) -rs -m long_sim --timeout 0 tests/sim tests/interop $(ARGS)
-
-.PHONY: native
-native: ## lint and test the native engine's core (no daemon uses it yet); needs cargo
-	@cd tunnel/native && cargo fmt --check && cargo clippy -q -p weft-core -- -D warnings
-	@cd tunnel/native && cargo test -q -p weft-core
 
 .PHONY: history
 history: setup ## measure this version for bench/history, README and docs/plots (RECORD=results/…: take that)
@@ -87,5 +86,5 @@ wheel: setup ## dist/weft-*.whl
 .PHONY: clean
 clean: ## remove everything the other targets made, .venv included
 	rm -rf $(VENV) build dist *.egg-info tests/artifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-	    .import_linter_cache
+	    .import_linter_cache tunnel/native/target tunnel/_native*.so
 	find overlay tunnel control bench tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,11 +1,12 @@
 """The daemon, and the composition root: the only file that knows everybody.
 
     open       underlays → devices → engine → tables (desired → reconcile → apply) → carrier
-               → pool → API → READY
-    serve      one TaskGroup: upkeep every second, the netlink doorbell, signals
+               → pool → leases → API → READY
+    serve      one TaskGroup: upkeep every second, the netlink doorbell, the pool, signals
     close      the reverse, whatever was reached: nothing of ours is left on the host
 
 Netlink blocks, so it runs before the loop turns or in a thread; everything else runs on the loop.
+Over 500 lines: what is opened, kept up and closed here is one daemon, and its order is the point.
 """
 
 from __future__ import annotations
@@ -15,32 +16,38 @@ import gc
 import logging
 import signal
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, suppress
 from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
 
-from control.intent.desired import desired
-from control.intent.reconcile import reconcile
-from control.introspection import EngineChoice, Introspector, Parts
-from control.network import ServedNetwork, UnderlaySurvey, survey
+from control.device_macs import keep_macs, remembered_macs
+from control.intent.desired import DesiredTables, Node
+from control.intent.reconcile import Step, reconcile
+from control.introspection import Introspector, Parts
+from control.loop_lag import LagWatch
+from control.network import ServedNetwork, UnderlaySurvey, device_addresses, survey
 from control.operator import config as configuration
-from control.operator.schema import Config, Engine, Switch
+from control.operator.build import native_obstacle
+from control.operator.schema import Config, Mode, NetworkConfig, Switch
 from control.operator.systemd import notify, reloading
 from control.routed import serve, sweep
+from control.steering import Steering, next_release, nodes_that_count, survey_of
 from control.upkeep import aged, refresh
 from control.watching import Events
-from overlay.addr import IpAddress, NetworkId
+from overlay.addr import IpAddress, Mac, NetworkId
 from overlay.errors import ConfigError, DatapathUnavailableError, DeviceError
 from overlay.tables import Tables
 from tunnel import ladder
+from tunnel.datapath import Choice, open_datapath
+from tunnel.datapath import choose as choose_datapath
 from tunnel.injector import Injector, InjectTaps
 from tunnel.ladder import Switches
 from tunnel.netlink import Doorbell
-from tunnel.poller import Poller
-from tunnel.pydatapath import PythonDatapath
 from tunnel.underlay import UdpUnderlay, choose, resolve_underlays
 from tunnel.xfrm import policy_bell
 
@@ -51,6 +58,9 @@ if TYPE_CHECKING:
 UPKEEP_SECONDS = 1.0
 UPKEEP_SLICE = 1024  # flows whose activity is read before the loop gets a turn
 SURVEY_REST_SECONDS = 0.25  # between two surveys: a storm of netlink messages is one change
+POOL_REST_SECONDS = 0.05  # the same of a storm of records
+POOL_REST_MAX = 1.0
+STEPS_PER_TURN = 64  # of a plan, before the loop may turn to others
 
 log = logging.getLogger("weft")
 
@@ -69,13 +79,14 @@ def run(config: Config) -> int:
         return runner.run(Daemon(config).serve())
 
 
-def choose_engine(config: Config) -> EngineChoice:
+def choose_engine(config: Config) -> Choice:
     """Which engine carries, said aloud: the choice is never silent."""
-    if config.node.engine is Engine.NATIVE:
-        raise DatapathUnavailableError("native", "this build has none")
-    if config.node.engine is Engine.PYTHON:
-        return EngineChoice("python", "the configuration asks for it")
-    return EngineChoice("python", "this build has no native engine")
+    return choose_datapath(config.node.engine.value, obstacle=native_obstacle())
+
+
+def waits_for_lease(config: NetworkConfig) -> bool:
+    """Whether the network can only be opened once its subnet is known."""
+    return config.mode is Mode.ROUTED and config.subnet is None
 
 
 def ladder_switches(config: Config) -> Switches:
@@ -94,11 +105,19 @@ class Daemon:
         self._underlays: tuple[UdpUnderlay, ...] = ()
         self._networks: dict[NetworkId, ServedNetwork] = {}
         self._pool: Pool | None = None
+        self._macs: dict[str, Mac] = {}  # device → what it had when it was ours last
+        self._leased = ExitStack()  # the networks that were opened when their subnet was leased
+        self._repairs = config.offload.rx_repair is not Switch.OFF
+        self._pool_changed = asyncio.Event()
+        self._plans = 0
+        self._announcing = asyncio.Lock()  # two threads must not tell the kernel two things at once
+        self._lag = LagWatch()
         self._inject_taps = InjectTaps()
         self._injectors: tuple[Injector, ...] = ()
         self._stopped = asyncio.Event()
         self._rang = asyncio.Event()  # the doorbell, or somebody who knows that the kernel must be looked at
         self._exit_code = 0
+        self._failure: DatapathUnavailableError | None = None
         self._seen_until = time.monotonic()
 
     async def serve(self) -> int:
@@ -108,16 +127,20 @@ class Daemon:
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._keep_up(), name="upkeep"),
+                    group.create_task(self._lag.run(), name="lag"),
                     group.create_task(self._answer_the_door(stack), name="doorbell"),
                 ]
                 if self._pool is not None:
                     tasks.append(group.create_task(self._pool.run(), name="pool"))
+                    tasks.append(group.create_task(self._follow(), name="steering"))
                 await self._stopped.wait()
                 notify("STOPPING=1")
                 if self._pool is not None:
                     await self._pool.leave()
                 for task in tasks:
                     task.cancel()
+        if self._failure is not None:
+            raise self._failure
         return self._exit_code
 
     # ── Opening ─────────────────────────────────────────────────────────────────────────────────────────
@@ -135,31 +158,35 @@ class Daemon:
             stack.callback(bell.close)
         await asyncio.to_thread(self._open_underlays, stack)
         await asyncio.to_thread(self._open_networks, stack)
-        self._open_datapath(stack, loop)
+        stack.enter_context(self._leased)
+        self._steering = Steering([underlay.address for underlay in self._underlays])
+        self._open_datapath(stack, loop, engine)
         for network in self._networks.values():
             await self._announce(network)
+            if network.unwritten is not None:
+                raise network.unwritten
         await self._open_for_others(stack, engine)
         gc.freeze()  # what is there now stays: no collection walks it again
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._introspector.ready = True
         notify("READY=1")
 
-    def _open_datapath(self, stack: AsyncExitStack, loop: asyncio.AbstractEventLoop) -> None:
+    def _open_datapath(self, stack: AsyncExitStack, loop: asyncio.AbstractEventLoop, engine: Choice) -> None:
         """The engine with its networks and tables; from here on frames cross."""
-        self._datapath = PythonDatapath(
+        self._datapath = open_datapath(
+            engine.kind,
             self._tables,
             self._underlays,
-            reactor=Poller(loop, time.monotonic),
-            clock=time.monotonic,
+            reactor=loop,
             choose_underlay=self._choose_underlay,
+            on_failure=self._fail,
         )
         stack.callback(self._datapath.close)
-        repairs = self._config.offload.rx_repair is not Switch.OFF
         for network in self._networks.values():
             self._program(network)  # before its port opens: who sends already is no stranger
-            self._datapath.attach(network.attachment(repairs=repairs))
+            self._datapath.attach(network.attachment(repairs=self._repairs))
 
-    async def _open_for_others(self, stack: AsyncExitStack, engine: EngineChoice) -> None:
+    async def _open_for_others(self, stack: AsyncExitStack, engine: Choice) -> None:
         """The pool and the local API.
 
         Their libraries take longer to import than everything else together, so they are imported here,
@@ -174,6 +201,9 @@ class Daemon:
             addresses = [underlay.address for underlay in self._underlays]
             self._pool = await Pool.open(self._config, addresses, tell=events.tell_peer)
             stack.callback(self._pool.close)
+            self._pool.changed = self._pool_changed.set
+            await self._follow_leases()
+            self._note_devices(await asyncio.to_thread(device_addresses, self._devices()))
         parts = Parts(
             version=version("weft"),
             engine=engine,
@@ -183,6 +213,8 @@ class Daemon:
             underlays=self._underlays,
             pool=self._pool,
             clock=time.monotonic,
+            steering=self._steering,
+            lag=self._lag,
         )
         self._introspector = Introspector(self._config, parts, events)
         api = ApiServer(
@@ -210,8 +242,12 @@ class Daemon:
     def _open_networks(self, stack: AsyncExitStack) -> None:
         """Blocks for netlink."""
         sweep(self._config.networks)
+        if self._config.gossip is not None:
+            self._macs = remembered_macs(Path(self._config.node.state_dir))
         for config in self._config.networks:
-            network = serve(config, self._tables, self._underlays)
+            if waits_for_lease(config):
+                continue
+            network = serve(config, self._tables, self._underlays, self._macs.get(config.device))
             stack.callback(network.close)
             self._networks[network.id] = network
             log.info("network %s on %s, MTU %d", network.id, config.device, network.mtu)
@@ -221,21 +257,178 @@ class Daemon:
 
     async def _announce(self, network: ServedNetwork) -> None:
         """Has kernel and tables know the network and its peers, in `control.intent.reconcile`'s order."""
-        await asyncio.to_thread(network.prepare)
-        self._program(network)
-        await asyncio.to_thread(network.announce)
+        async with self._announcing:
+            wanted = self._look()[network.id]
+            network.nodes = wanted.nodes
+            await asyncio.to_thread(network.prepare)
+            for step in reconcile({network.id: wanted}, self._tables, now=time.monotonic()):
+                self._take(step)
+            await asyncio.to_thread(network.announce)
 
     def _program(self, network: ServedNetwork) -> None:
         """Makes the network's tables hold what is wanted now."""
-        wanted = desired([network.config])
+        self._plans += 1
+        wanted = {network.id: self._look()[network.id]}
         for step in reconcile(wanted, self._tables, now=time.monotonic()):
-            log.info("%s", step.what)
-            self._tables.apply(step.delta)
+            self._take(step)
+
+    def _look(self) -> DesiredTables:
+        """What all tables must hold now."""
+        now = time.monotonic()
+        return self._steering.look(self._effective(), self._nodes(now=now), now=now)
+
+    def _nodes(self, *, now: float) -> tuple[Node, ...]:
+        pool = self._pool
+        return () if pool is None or pool.has_left else nodes_that_count(pool.core, now=now)
+
+    def _effective(self) -> list[NetworkConfig]:
+        """The networks as they are now: one that leases its subnet has it from where it was opened on."""
+        served = self._networks
+        return [served[each.id].config if each.id in served else each for each in self._config.networks]
+
+    def _take(self, step: Step) -> None:
+        log.info("%s", step.what)
+        self._tables.apply(step.delta)
+
+    # ── The pool ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _follow(self) -> None:
+        """When a member or a record changes, or one of the dead no longer counts: programs what follows.
+
+        A storm is one change: we rest for as long as what followed from the last one took.
+        """
+        rest = POOL_REST_SECONDS
+        while True:
+            await self._wait_for_pool()
+            await asyncio.sleep(rest)
+            self._pool_changed.clear()
+            await self._follow_leases()
+            started_at = time.monotonic()
+            tables = await self._look_aside()
+            await self._take_in_turns(self._steps_to(tables))
+            await self._tell_kernel(tables)
+            self._publish()
+            rest = max(POOL_REST_SECONDS, min(POOL_REST_MAX, time.monotonic() - started_at))
+
+    async def _follow_leases(self) -> None:
+        """Opens a network when its subnet is leased, and closes it when it is no longer."""
+        pool = self._pool
+        if pool is None:
+            return
+        await pool.lease()
+        self._steering.leases = pool.lease_words()
+        for config in filter(waits_for_lease, self._config.networks):
+            served, held = self._networks.get(config.id), pool.held(config.id)
+            if served is not None and served.config.subnet != held:
+                self._close_leased(served)
+            elif served is None and held is not None:
+                try:
+                    await self._open_leased(config.model_copy(update={"subnet": held}))
+                except (DeviceError, OSError) as error:
+                    log.error("network %s: %s; weft tries again", config.id, error)
+                    self._pool_changed.set()
+
+    async def _open_leased(self, config: NetworkConfig) -> None:
+        mac = self._macs.get(config.device)
+        network = await asyncio.to_thread(serve, config, self._tables, self._underlays, mac)
+        self._leased.callback(network.close)
+        self._networks[network.id] = network
+        log.info("network %s on %s, subnet %s", network.id, config.device, config.subnet)
+        self._program(network)  # as at the start
+        self._datapath.attach(network.attachment(repairs=self._repairs))
+        try:
+            await self._announce(network)
+        except DeviceError as error:  # the doorbell's round tries again, every second
+            log.error("network %s: %s; %s", network.id, error, error.why)
+            network.problem = error
+            self._rang.set()
+        await self._tell_addresses()
+
+    def _close_leased(self, network: ServedNetwork) -> None:
+        log.error("network %s: its subnet %s is no longer ours", network.id, network.config.subnet)
+        del self._networks[network.id]
+        self._datapath.detach(network.id)
+        network.close()
+        self._tables.remove_network(network.id)
+
+    async def _look_aside(self) -> DesiredTables:
+        """As `_look`, the loop turning meanwhile."""
+        now = time.monotonic()
+        scene = self._steering.scene(self._effective(), self._nodes(now=now), now=now)
+        return self._steering.note(await asyncio.to_thread(survey_of, scene), now=now)
+
+    def _steps_to(self, tables: DesiredTables) -> tuple[Step, ...]:
+        """What the networks need that are known to our tables alone."""
+        self._plans += 1
+        ours = [each.id for each in self._networks.values() if not each.programs_kernel and each.id in tables]
+        return reconcile({network: tables[network] for network in ours}, self._tables, now=time.monotonic())
+
+    async def _tell_kernel(self, tables: DesiredTables) -> None:
+        """Has the kernel know the nodes of the networks it routes, where they are others than before."""
+        for network in tuple(self._networks.values()):
+            wanted = tables.get(network.id)
+            if not network.programs_kernel or wanted is None or wanted.nodes == network.nodes:
+                continue
+            try:
+                await self._announce(network)
+            except (DeviceError, OSError) as error:  # its device went: the doorbell has rung for that
+                log.warning("network %s: %s", network.id, error)
+                network.nodes = ()
+
+    async def _wait_for_pool(self) -> None:
+        due = next_release(self._pool.core.members, now=time.monotonic()) if self._pool is not None else None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if due is None else max(0.0, due - time.monotonic())):
+                await self._pool_changed.wait()
+
+    async def _take_in_turns(self, steps: tuple[Step, ...]) -> None:
+        """Takes the steps a few at a time; gives up where somebody has made another plan meanwhile."""
+        plan = self._plans
+        for number, step in enumerate(steps, 1):
+            self._take(step)
+            if number % STEPS_PER_TURN == 0:
+                await asyncio.sleep(0)
+                if plan != self._plans:
+                    self._pool_changed.set()
+                    return
+
+    def _publish(self) -> None:
+        """Says in the pool what is ours now."""
+        if self._pool is not None:
+            self._pool.publish(self._steering.own(self._effective(), now=time.monotonic()))
+
+    def _keep_macs(self) -> None:
+        """Has the disk know the MACs of our devices, so that a node is known wherever it comes back."""
+        served = self._networks.values()
+        macs = {network.config.device: network.own_mac for network in served if any(network.own_mac)}
+        if not macs.items() <= self._macs.items():
+            self._macs = self._macs | macs
+            keep_macs(Path(self._config.node.state_dir), self._macs)
+
+    def _devices(self) -> list[str]:
+        return [network.config.device for network in self._networks.values()]
+
+    def _note_devices(self, addresses: Mapping[str, Sequence[IpAddress]]) -> None:
+        self._keep_macs()
+        for network in self._networks.values():
+            config = network.config
+            if not any(network.own_mac):
+                continue  # a TUN: it has none, and nothing is behind it but packets
+            self._steering.serve(
+                config, network.device.mac, addresses.get(config.device, ()), ageing=config.ageing_s
+            )
+        self._publish()
 
     # ── Serving ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _stop(self, code: int) -> None:
         self._exit_code = code
+        self._stopped.set()
+
+    def _fail(self, error: DatapathUnavailableError) -> None:
+        """The engine broke: nothing crosses any more, so everything is removed and the reason told."""
+        log.error("%s; leaving", error)
+        self._failure = error
         self._stopped.set()
 
     async def _keep_up(self) -> None:
@@ -252,6 +445,9 @@ class Daemon:
                 self._tables.apply(refresh(seen))
                 await asyncio.sleep(0)
             self._seen_until = now
+            for network in tuple(self._networks.values()):
+                if network.unwritten is not None:
+                    await asyncio.to_thread(network.tell)
             for network in self._networks.values():
                 delta = aged(network.id, self._tables[network.id], now=now, ageing=network.config.ageing_s)
                 self._tables.apply(delta)
@@ -259,6 +455,12 @@ class Daemon:
                 for feature in underlay.ladder.due(now=now):
                     is_on = underlay.probe(feature)
                     log.info("%s: %s again: %s", underlay.address, feature.value, "on" if is_on else "off")
+            if self._pool is not None:
+                self._pool.call_founders()
+                if self._pool.waits_for_leases:
+                    self._pool_changed.set()
+                self._steering.see(self._datapath.flows(), self._effective(), now=now)
+                self._publish()
             for injector in self._injectors:
                 await self._keep_doors(injector, now=now)
             self._introspector.tick(now=now)
@@ -288,9 +490,18 @@ class Daemon:
                 doors = await asyncio.to_thread(injector.survey)
                 injector.take(doors, now=time.monotonic())
             self._datapath.reroute()
-            for network in self._networks.values():
-                await self._restore(network)
+            for network in tuple(self._networks.values()):
+                if network.id in self._networks:  # one whose lease was taken back goes meanwhile
+                    await self._restore(network)
+            if self._pool is not None:
+                await self._tell_addresses()
             await asyncio.sleep(SURVEY_REST_SECONDS)
+
+    async def _tell_addresses(self) -> None:
+        try:
+            self._note_devices(await asyncio.to_thread(device_addresses, self._devices()))
+        except DeviceError as error:  # the lists changed while they were read: the doorbell has rung for that
+            log.debug("%s", error)
 
     def _answer(self, bell: Doorbell) -> None:
         """Reads the bell at once: left ringing, it would wake the loop without end while we look."""
@@ -374,7 +585,7 @@ class Daemon:
             log.error("configuration not reloaded: %s", error)
             return
         changed = configuration.differences(self._config, new)
-        if tuple(network.id for network in new.networks) != tuple(self._networks):
+        if [network.id for network in new.networks] != [network.id for network in self._config.networks]:
             log.warning("networks were added or removed: restart to take that over")
             return
         kept = [key for key in changed if ".peers" not in key]
@@ -386,9 +597,9 @@ class Daemon:
         )
         self._config = self._config.model_copy(update={"networks": networks})
         self._introspector.use_config(self._config)
-        for config in networks:
-            network = self._networks[config.id]
-            network.config = config
+        for network in self._networks.values():
+            config = next(each for each in networks if each.id == network.id)
+            network.config = config.model_copy(update={"subnet": network.config.subnet})
             if not network.programs_kernel:
                 self._program(network)
         self._rang.set()  # the rest takes a thread: neighbors and routes have their order with the tables

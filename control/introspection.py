@@ -5,12 +5,14 @@ Nothing is kept for the views but the rates; they are made when somebody asks.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from control.loop_lag import LagWatch, LoopLag
 from control.membership.events import Refusal
 from control.membership.member import Member, state_word
+from control.membership.records import Refused
 from control.network import ServedNetwork
 from control.operator.schema import Config
 from control.operator.views import (
@@ -18,6 +20,7 @@ from control.operator.views import (
     FlowView,
     GossipView,
     HealthView,
+    LeaseView,
     MemberView,
     NeighView,
     NetworkView,
@@ -45,22 +48,16 @@ from overlay.verdict import (
     Reply,
     Verdict,
 )
+from tunnel.datapath import Choice
 from tunnel.interfaces import Datapath, DatapathStatistics, FlowStatistics, VtepStatistics
 from tunnel.underlay import UdpUnderlay
 
 if TYPE_CHECKING:
     from control.pool import Pool
+    from control.steering import Steering
 
 MAC_PAIR = 12  # octets of a bridged flow's key
 ELSEWHERE = NetworkId("")  # drops that belong to no network
-
-
-@dataclass(frozen=True, slots=True)
-class EngineChoice:
-    """Which engine carries, and why that one."""
-
-    kind: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +65,15 @@ class Parts:
     """What a daemon is made of, as far as it is shown.  `pool` is None with static peers only."""
 
     version: str
-    engine: EngineChoice
+    engine: Choice
     tables: Tables
     datapath: Datapath
     networks: Mapping[NetworkId, ServedNetwork]
     underlays: tuple[UdpUnderlay, ...]
     pool: Pool | None
     clock: Clock
+    steering: Steering | None = None
+    lag: LagWatch | None = None
 
 
 class Introspector:
@@ -133,11 +132,15 @@ class Introspector:
                 shares.setdefault(vtep.address, []).append(exchanged[network, vtep.address])
         peers = {str(address): _static_peer(ports[address], share) for address, share in shares.items()}
         for member in self._pool_peers():
-            known = peers.get(member.endpoint.host)
-            if known is None:
-                known = PeerView(member.name, member.endpoint.host, "", (), 0, 0)
-            peers[member.endpoint.host] = replace(known, name=member.name, state=state_word(member.state))
+            address = self._vtep_of(member, peers)
+            known = peers.get(address) or PeerView(member.name, address, "", (), 0, 0)
+            peers[address] = replace(known, name=member.name, state=state_word(member.state))
         return list(peers.values())
+
+    def _vtep_of(self, member: Member, vteps: Container[str]) -> str:
+        """The VTEP we have of a peer, by what it says; else where it gossips."""
+        said = self._parts.pool.vteps_of(member.name) if self._parts.pool is not None else ()
+        return next((str(address) for address in said if str(address) in vteps), member.endpoint.host)
 
     def _pool_peers(self) -> list[Member]:
         """The pool's members with weft's tags, this node left out."""
@@ -166,7 +169,7 @@ class Introspector:
         pool = self._parts.pool
         if pool is None:
             return None
-        statistics = pool.core.statistics()
+        statistics, records = pool.core.statistics(), pool.record_counts()
         return GossipView(
             address=str(pool.core.ourselves.endpoint),
             encrypted=pool.is_encrypted,
@@ -175,6 +178,10 @@ class Introspector:
             has_left=pool.has_left,
             refused={
                 reason.name: statistics.refused[reason] for reason in Refusal if reason in statistics.refused
+            },
+            records=records.records,
+            records_refused={
+                reason.name: records.refused[reason] for reason in Refused if reason in records.refused
             },
         )
 
@@ -227,6 +234,10 @@ class Introspector:
             state="local" if route.vtep is None else route.origin.value,
         )
 
+    def leases(self) -> list[LeaseView]:
+        """Every subnet anybody has, static ones of networks without founders left out."""
+        return self._parts.pool.leases() if self._parts.pool is not None else []
+
     def flows(self) -> list[FlowView]:
         now = self._parts.clock()
         return [
@@ -275,12 +286,17 @@ class Introspector:
     def config(self) -> Config:
         return self._config
 
+    def loop_lag(self) -> LoopLag:
+        return self._parts.lag.lag() if self._parts.lag is not None else LoopLag()
+
     def is_live(self) -> bool:
         """The loop turned to answer this."""
         return True
 
     def is_ready(self) -> bool:
-        return self.ready and all(network.problem is None for network in self._parts.networks.values())
+        networks = self._parts.networks
+        is_whole = len(networks) == len(self._config.networks)  # one that waits for its lease is not there
+        return self.ready and is_whole and all(network.problem is None for network in networks.values())
 
     def watch(self) -> AsyncGenerator[WatchEvent, None]:
         return self._events.subscribe()
@@ -292,6 +308,8 @@ class Introspector:
         for network in self._parts.networks.values():
             if network.problem is not None:
                 yield HealthView(str(network.problem), network.problem.advice or "weft retries by itself")
+            if (unwritten := network.unwritten) is not None:
+                yield HealthView(f"not on disk: {unwritten}", unwritten.advice)
             if not self._parts.tables[network.id].vteps:
                 yield HealthView(
                     f"network {network.id} has no peers", f'peers = ["…"] under [[network]] {network.id}'
@@ -300,6 +318,9 @@ class Introspector:
             yield HealthView(
                 f"underlay address {underlay.address} is gone", f"ip addr add {underlay.address}/… dev …"
             )
+        if self._parts.steering is not None:
+            for trouble in self._parts.steering.troubles:
+                yield HealthView(trouble.problem, trouble.fix)
         yield from self._pool_ailments()
         yield from self._telling_drops()
 
@@ -311,6 +332,13 @@ class Introspector:
             yield HealthView(f"name conflict: {text}", "give every node its own `name`")
         for unwritten in pool.unwritten:
             yield HealthView(f"not on disk: {unwritten}", unwritten.advice)
+        for trouble in pool.lease_troubles():
+            yield HealthView(trouble.problem, trouble.fix)
+        for text in pool.doubled:
+            yield HealthView(
+                f"{text}: a copied disk, or one that was set back",
+                "stop the copy, or move its state_dir away so that it is another node; restart this one",
+            )
         for name in pool.blocked:
             port = pool.core.ourselves.endpoint.port
             yield HealthView(f"{name} answers over TCP and not over UDP", f"open UDP port {port} towards it")
@@ -323,6 +351,13 @@ class Introspector:
         if strange := statistics.refused.get(Refusal.WRONG_KEY):
             text = f"{strange} gossip messages refused: {Refusal.WRONG_KEY.value}"
             yield HealthView(text, "weft keys list, here and there: a node with other keys, or a stranger")
+
+        records = pool.record_counts()
+        for why, whose in records.blamed.items():
+            text = f"{records.refused[why]} records refused, the last of {whose}: {why.value}"
+            yield HealthView(
+                text, f"look after {whose}: nothing of that is used; is its weft another version?"
+            )
 
     def _telling_drops(self) -> Iterator[HealthView]:
         """Drops of late that usually mean a mistake in somebody's configuration."""

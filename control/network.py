@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 
+from control.intent.desired import NodeSubnet
 from control.operator.schema import NetworkConfig
 from control.operator.schema import Strictness as ConfiguredStrictness
 from control.operator.vtep_mac import stable_mac
-from overlay.addr import Mac, NetworkId
+from overlay.addr import IpAddress, Mac, NetworkId
 from overlay.bridge import Bridge, BridgePolicy
 from overlay.errors import DeviceError
 from overlay.tables import Tables
@@ -34,14 +36,23 @@ class ServedNetwork:
 
     Attributes:
         programs_kernel: Whether peers are known to the host's kernel too, and not to our tables alone.
+        nodes: Those peers, each with what is behind it.
         mtu: Octets of packet the device carries now.
         problem: Why the device is not there, while it is not.
     """
 
     programs_kernel = False
 
-    def __init__(self, config: NetworkConfig, tables: Tables, underlays: Sequence[UdpUnderlay]) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        tables: Tables,
+        underlays: Sequence[UdpUnderlay],
+        mac: Mac | None = None,
+    ) -> None:
         """Opens the device, up, its carrier still down and without addresses: see `announce`.
+
+        `mac` is what the device had when it was ours last; None: as its VTEP's address has it.
 
         It is asked for super-frames where an underlay would carry what they are cut into.
 
@@ -49,6 +60,7 @@ class ServedNetwork:
             DeviceError: The device or one of its properties was refused; nothing is left behind.
         """
         self.config = config
+        self.nodes: tuple[NodeSubnet, ...] = config.nodes
         self.mtu = device_mtu(config, underlays)
         self.problem: DeviceError | None = None
         self._super_frames = any(underlay.ladder.wants(Feature.TAP_GSO) for underlay in underlays) and any(
@@ -57,7 +69,8 @@ class ServedNetwork:
         # A persistent TAP is its maker's: it keeps its MAC, and after us has no address of ours.
         self._is_found = netlink.link(config.device) is not None
         self._added: set[IpInterface] = set()
-        self.device = self._open(mac=None if self._is_found else stable_mac(config, underlays[0].address))
+        mac = mac or stable_mac(config, underlays[0].address)
+        self.device = self._open(mac=None if self._is_found else mac)
         for underlay in underlays:
             underlay.ladder.probed(Feature.TAP_GSO, self._tap_obstacle())
         tables.add_network(config.id)
@@ -119,6 +132,14 @@ class ServedNetwork:
         """
         self.device.set_carrier(up=True)
         self._added |= set(netlink.ensure_addresses(self.config.device, self.addresses))
+
+    def tell(self) -> None:
+        """Writes down what others read of the network.  Idempotent; `unwritten` has what came in its way."""
+
+    @property
+    def unwritten(self) -> DeviceError | None:
+        """Why the disk does not hold that."""
+        return None
 
     def close(self) -> None:
         """Takes the device down, its addresses and routes with it.  Idempotent."""
@@ -189,6 +210,15 @@ def survey(underlays: Sequence[UdpUnderlay]) -> tuple[UnderlaySurvey, ...]:
         link = netlink.link(device) if device is not None else None
         found.append(UnderlaySurvey(underlay, device, link.mtu if link is not None else None))
     return tuple(found)
+
+
+def device_addresses(devices: Sequence[str]) -> dict[str, tuple[IpAddress, ...]]:
+    """The addresses each of these devices has now, without their scope; blocks for netlink."""
+    found: dict[str, list[IpAddress]] = {device: [] for device in devices}
+    for facts in netlink.addresses():
+        if facts.device in found and not facts.tentative:
+            found[facts.device].append(ip_address(str(facts.address).partition("%")[0]))
+    return {device: tuple(addresses) for device, addresses in found.items()}
 
 
 def device_mtu(config: NetworkConfig, underlays: Sequence[UdpUnderlay]) -> int:

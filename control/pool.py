@@ -6,7 +6,8 @@
 The epoch is on disk before the first datagram leaves, so that no start of this node can be taken for an
 earlier one; and the sockets are ours before it is written, so that a daemon that cannot be is no start.
 Names among the seeds are resolved here, again and again; everything after that is the core's
-(`membership.serf`), which this file feeds through its shell (`membership.gossip`).
+(`membership.peer`), which this file feeds through its shell (`membership.gossip`).  Over 500 lines: all that
+the rest of the daemon may ask of the pool is asked here.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from control.intent.leases import Self
+from control.intent.shared import Trouble
+from control.leasing import Leasing
 from control.membership.config import FIRST_REJOIN, REJOIN_INTERVAL, GossipConfig
 from control.membership.events import (
+    Cloned,
     Departed,
     Event,
     JoinFailed,
@@ -30,29 +35,34 @@ from control.membership.events import (
     KeysAnswered,
     MemberChanged,
     NameConflict,
+    RecordChanged,
+    RecordForked,
     UdpBlocked,
 )
 from control.membership.gossip import Gossip
 from control.membership.keyquery import KeyStep
-from control.membership.member import Endpoint, Member, state_word
+from control.membership.member import Endpoint, Member, MemberState, state_word
+from control.membership.peer import Peer
+from control.membership.recordbody import LeaseWord, NetworkRecord
+from control.membership.records import RecordStatistics
 from control.membership.secure import Envelope, parse_key_untrusted
-from control.membership.serf import Serf
 from control.membership.snapshot import Snapshot
 from control.membership.tags import WEFT_EPOCH, WEFT_ID
 from control.operator import fields
 from control.operator.schema import Config
 from control.operator.schema import GossipConfig as GossipTable
-from control.operator.views import KeysView
+from control.operator.views import KeysView, LeaseView
 from control.pool_files import PoolFiles
 from control.resolver import look_up
-from overlay.addr import IpAddress, parse_ip
-from overlay.errors import ConfigError, DeviceError, MembershipError, Problem, WireError
+from control.troubles import Troubles
+from overlay.addr import IpAddress, NetworkId, parse_ip
+from overlay.errors import ConfigError, DeviceError, LeaseError, MembershipError, Problem, WireError
+from overlay.route import IpNetwork
 
 # Ours
 SNAPSHOT_SECONDS = 10.0  # between two looks whether the snapshot changed
 LEAVE_SECONDS = 8.0  # how long a leave may take before we go without having been heard
 ANSWER_SECONDS = 30.0  # how long an operator waits for a join or a key query
-TROUBLE_SECONDS = 600.0  # how long a trouble is shown after it was last met; one that lasts is met again
 
 log = logging.getLogger("weft.pool")
 
@@ -61,20 +71,28 @@ class Pool:
     """One node in its pool.  `open` makes it able to speak; `run` gossips until cancelled or departed.
 
     Attributes:
-        core: The member.
+        core: The member, and the records of all.
+        changed: Called when a member or a record is another.
+        was_cloned: Whether the pool has heard words of ours that we never said.
     """
 
-    def __init__(self, settings: GossipConfig, table: GossipTable, files: PoolFiles) -> None:
+    def __init__(
+        self, settings: GossipConfig, table: GossipTable, files: PoolFiles, leasing: Leasing | None = None
+    ) -> None:
         self._clock = asyncio.get_running_loop().time
         self._files = files
+        self._leasing = leasing
         envelope = Envelope(files.keyring, nonce=os.urandom)
-        self.core = Serf(settings, rng=random.SystemRandom(), envelope=envelope, now=self._clock())
+        self.core = Peer(settings, rng=random.SystemRandom(), envelope=envelope, now=self._clock())
         self._gossip = Gossip(self.core, bind_endpoint(table), self._event)
         self._tell: Callable[[str], None] = log.debug
+        self.changed: Callable[[], None] = _nobody_listens
         self._names = tuple(seed for seed in table.join if not _is_address(seed.host))
         self._unresolved: set[fields.Endpoint] = set()
-        self._conflicts = _Troubles()
-        self._blocked = _Troubles()
+        self._conflicts = Troubles()
+        self._blocked = Troubles()
+        self._doubled = Troubles()
+        self.was_cloned = False
         self._departed = asyncio.Event()
         self._answers: dict[int, asyncio.Future[KeysAnswered]] = {}
         self._joins: dict[Endpoint, list[asyncio.Future[str | None]]] = {}
@@ -96,7 +114,10 @@ class Pool:
         with ExitStack() as undo:
             files = PoolFiles.open(Path(config.node.state_dir), table.keyring)
             undo.callback(files.close)
-            pool = cls(_settings(config.node.name, own, table, files.start), table, files)
+            settings = _settings(config.node.name, own, table, files.start)
+            us = Self(config.node.name, files.start.weft_id, str(own))
+            leasing = Leasing.open(config, us, is_first=files.start.epoch == 1, now=_now())
+            pool = cls(settings, table, files, leasing)
             pool._tell = tell
             await pool._gossip.bind()
             undo.callback(pool._gossip.close)
@@ -175,6 +196,7 @@ class Pool:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._departed.wait()
         self._departed.set()  # not heard, we go all the same
+        self.changed()
 
     async def keys(self, step: str, key: str | None) -> KeysView:
         """Has the whole pool take a step of a key rotation; what it answered.
@@ -204,6 +226,83 @@ class Pool:
             self._answers.pop(number, None)
         return KeysView(event.members, event.responses, event.errors, event.keys, event.primary_keys)
 
+    def vteps_of(self, name: str) -> tuple[IpAddress, ...]:
+        """Where a peer says it receives; nothing as long as it has not said anything."""
+        record = self.core.records.lookup(name)
+        networks = record.networks if record is not None else ()
+        return tuple(dict.fromkeys(address for network in networks for address in network.vteps))
+
+    def record_counts(self) -> RecordStatistics:
+        """What was counted of the records."""
+        return self.core.records.statistics()
+
+    def publish(self, networks: Sequence[NetworkRecord]) -> None:
+        """Says this of ourselves from now on."""
+        if not self.has_left and self.core.publish(networks, now=self._clock()):
+            self._gossip.wake()
+
+    # ── Leases ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def lease(self) -> None:
+        """Does what follows for the leases from what the others say; `held` and `lease_words` show it."""
+        if self._leasing is not None:
+            await self._leasing.advance(self.core, is_cloned=self.was_cloned, now=self._clock())
+
+    def call_founders(self) -> None:
+        """Calls back dead founders we hold a subnet of: one that lost its book must hear that it had one."""
+        if self._leasing is None or self.has_left:
+            return
+        for name in self._leasing.founders():
+            member = self.core.lookup(name)
+            if member is not None and member.state is MemberState.DEAD:
+                self.core.call_back(name, now=self._clock())
+        self._gossip.wake()
+
+    def held(self, network: NetworkId) -> IpNetwork | None:
+        """The subnet this node has leased in that network."""
+        return self._leasing.held(network) if self._leasing is not None else None
+
+    def lease_words(self) -> dict[NetworkId, LeaseWord]:
+        """What this node says of the leases of its networks."""
+        return self._leasing.words() if self._leasing is not None else {}
+
+    @property
+    def waits_for_leases(self) -> bool:
+        return self._leasing is not None and self._leasing.is_waiting
+
+    def leases(self) -> list[LeaseView]:
+        """Every subnet anybody has."""
+        return self._leasing.rows() if self._leasing is not None else []
+
+    def lease_troubles(self) -> list[Trouble]:
+        """What is wrong with the leases."""
+        return list(self._leasing.troubles()) if self._leasing is not None else []
+
+    async def release(self, subnet: str) -> None:
+        """Takes a leased subnet back from a node that will not come back.
+
+        Raises:
+            LeaseError: It is not ours to take back, or its holder is alive.
+        """
+        await self._require_leases().release(subnet)
+        self.changed()
+
+    async def adopt(self, without: Iterable[str]) -> dict[str, int]:
+        """Takes what the pool holds of our blocks for our book; how many grants it has, by network.
+
+        Raises:
+            LeaseError: We are no founder, or somebody is missing that might hold a subnet.
+        """
+        told = await self._require_leases().adopt(self.core, without)
+        self.was_cloned = False
+        self.changed()
+        return told
+
+    def _require_leases(self) -> Leasing:
+        if self._leasing is None:
+            raise LeaseError("leases: no network here has `founders`")
+        return self._leasing
+
     def _require_membership(self, what: str) -> None:
         if self.has_left:
             raise MembershipError(f"{what}: this node has left the pool; restart weft to be in it again")
@@ -221,6 +320,11 @@ class Pool:
         return self._blocked.current(now=self._clock())
 
     @property
+    def doubled(self) -> list[str]:
+        """Nodes that are there twice: their disk was copied, or set back."""
+        return self._doubled.current(now=self._clock())
+
+    @property
     def unwritten(self) -> list[DeviceError]:
         """Why the disk does not hold what it should."""
         return self._files.problems
@@ -234,6 +338,7 @@ class Pool:
                 self._blocked.forget(member.name)
                 log.info("member %s %s is %s", member.name, member.endpoint, word)
                 self._tell(f"member {member.name} {member.endpoint} is {word}")
+                self.changed()
             case NameConflict(name, known, claimed):
                 text = f"{name} is used at {known} and at {claimed}"
                 if self._conflicts.note(name, text, now=self._clock()):
@@ -256,7 +361,27 @@ class Pool:
             case Departed():
                 self._departed.set()
             case _:
+                self._record_event(event)
+
+    def _record_event(self, event: Event) -> None:
+        match event:
+            case RecordForked(name):
+                self._note_double(name, f"{name} says two things under one version")
+            case Cloned(epoch):
+                self.was_cloned = True
+                self._files.note_epoch(epoch)
+                name = self.core.ourselves.name
+                self._note_double(name, f"{name} (this node) has said what it never said")
+            case RecordChanged():
                 pass
+            case _:
+                return
+        self.changed()
+
+    def _note_double(self, name: str, text: str) -> None:
+        if self._doubled.note(name, text, now=self._clock()):
+            log.error("%s: a copied disk, or one that was set back", text)
+            self._tell(text)
 
     def _join_ended(self, endpoint: Endpoint, why: str | None) -> None:
         for future in self._joins.pop(endpoint, []):
@@ -309,25 +434,12 @@ class Pool:
             await self._files.keep_in_thread(self.core)
 
 
-class _Troubles:
-    """Troubles by the name they are about, each gone when it has not been met for a while."""
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
-    def __init__(self) -> None:
-        self._met: dict[str, tuple[str, float]] = {}
 
-    def note(self, name: str, text: str, *, now: float) -> bool:
-        """Whether it is news."""
-        is_news = text not in self.current(now=now)
-        self._met[name] = text, now
-        return is_news
-
-    def forget(self, name: str) -> None:
-        self._met.pop(name, None)
-
-    def current(self, *, now: float) -> list[str]:
-        """Those met lately, by name."""
-        self._met = {name: each for name, each in self._met.items() if now - each[1] < TROUBLE_SECONDS}
-        return [text for _, (text, _) in sorted(self._met.items())]
+def _nobody_listens() -> None:
+    """What is called until somebody wants to be."""
 
 
 _KEY_STEPS: Mapping[str, KeyStep] = {

@@ -80,6 +80,10 @@ class PoolFiles:
         """
         self._snapshot_file.write(encode_snapshot(self.start))
 
+    def note_epoch(self, epoch: int) -> None:
+        """The pool has heard of a start of ours that we know nothing of: the next one is to be later."""
+        self.start = replace(self.start, epoch=max(self.start.epoch, epoch))
+
     def keep(self, core: Serf) -> None:
         """Writes down what changed since the last time."""
         self._snapshot_file.keep(self._snapshot_of(core))

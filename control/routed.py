@@ -20,9 +20,10 @@ from ipaddress import IPv4Address, ip_interface
 
 from control.network import ServedNetwork
 from control.operator.schema import Encap, Mode, NetworkConfig
-from control.subnet_file import subnet_env, write_subnet_file
+from control.subnet_file import kept_subnet_file, subnet_env
 from overlay.addr import IpAddress, Mac
 from overlay.bridge import Bridge, BridgePolicy
+from overlay.errors import DeviceError
 from overlay.route import IpNetwork
 from overlay.router import Router, RouterPolicy
 from overlay.tables import Tables
@@ -37,17 +38,19 @@ from tunnel.underlay import UdpUnderlay
 log = logging.getLogger("weft")
 
 
-def serve(config: NetworkConfig, tables: Tables, underlays: Sequence[UdpUnderlay]) -> ServedNetwork:
+def serve(
+    config: NetworkConfig, tables: Tables, underlays: Sequence[UdpUnderlay], mac: Mac | None = None
+) -> ServedNetwork:
     """The network with its device open, of the kind its mode and encapsulation ask for.
 
     Raises:
         DeviceError: As `ServedNetwork`.
     """
     if config.mode is Mode.BRIDGE:
-        return ServedNetwork(config, tables, underlays)
+        return ServedNetwork(config, tables, underlays, mac)
     if config.encap is Encap.VXLAN:
-        return RoutedNetwork(config, tables, underlays)
-    return PacketNetwork(config, tables, underlays)
+        return RoutedNetwork(config, tables, underlays, mac)
+    return PacketNetwork(config, tables, underlays, mac)
 
 
 def sweep(networks: Iterable[NetworkConfig]) -> None:
@@ -63,7 +66,13 @@ class RoutedNetwork(ServedNetwork):
 
     programs_kernel = True
 
-    def __init__(self, config: NetworkConfig, tables: Tables, underlays: Sequence[UdpUnderlay]) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        tables: Tables,
+        underlays: Sequence[UdpUnderlay],
+        mac: Mac | None = None,
+    ) -> None:
         """Opens the device as `ServedNetwork` does.
 
         Raises:
@@ -73,9 +82,10 @@ class RoutedNetwork(ServedNetwork):
             raise ValueError(f"expected network and subnet of {config.name}, found none")
         self.subnet: IpNetwork = config.subnet
         self.whole: IpNetwork = config.network
-        self._told: str | None = None
+        file = config.subnet_file
+        self._file = kept_subnet_file(file) if file is not None else None
         self._masquerades = False
-        super().__init__(config, tables, underlays)
+        super().__init__(config, tables, underlays, mac)
 
     @property
     def addresses(self) -> tuple[IpInterface, ...]:
@@ -106,7 +116,7 @@ class RoutedNetwork(ServedNetwork):
         if self.config.masquerade and not self._masquerades:
             ensure_masquerade(self.config.device, self.whole, self.subnet)
             self._masquerades = True
-        self._tell()
+        self.tell()
 
     def close(self) -> None:
         """Takes away what the device does not take with it, then the device.  Idempotent."""
@@ -120,10 +130,10 @@ class RoutedNetwork(ServedNetwork):
         super().close()
 
     def _neighbors(self) -> dict[IpAddress, Mac]:
-        return {node.subnet.network_address: node.mac for node in self.config.nodes if node.mac is not None}
+        return {node.subnet.network_address: node.mac for node in self.nodes if node.mac is not None}
 
     def _routes(self) -> list[KernelRoute]:
-        return [KernelRoute(node.subnet, node.subnet.network_address) for node in self.config.nodes]
+        return [KernelRoute(node.subnet, node.subnet.network_address) for node in self.nodes]
 
     def _new_decider(self, tables: Tables) -> Decider:
         """A bridge that is told everything: it never learns, and never floods."""
@@ -132,14 +142,16 @@ class RoutedNetwork(ServedNetwork):
         )
         return Bridge(policy, tables)
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
         """Writes subnet.env, where it is wanted and would say something new."""
-        if self.config.subnet_file is None:
-            return
-        text = subnet_env(self.whole, self.subnet, mtu=self.mtu, masquerade=self.config.masquerade)
-        if text != self._told:
-            write_subnet_file(self.config.subnet_file, text)
-            self._told = text
+        if self._file is not None:
+            self._file.keep(
+                subnet_env(self.whole, self.subnet, mtu=self.mtu, masquerade=self.config.masquerade)
+            )
+
+    @property
+    def unwritten(self) -> DeviceError | None:
+        return self._file.problem if self._file is not None else None
 
 
 class PacketNetwork(RoutedNetwork):

@@ -29,10 +29,11 @@ class KeptFile:
         problem: Why the disk does not hold what `keep` was last given, or None: it does.
     """
 
-    def __init__(self, path: Path, *, on_disk: str | None = None) -> None:
+    def __init__(self, path: Path, *, on_disk: str | None = None, mode: int = PRIVATE_MODE) -> None:
         """`on_disk` is what the file holds now, in the words in which it would be written again."""
         self.problem: DeviceError | None = None
         self._path = path
+        self._mode = mode
         self._on_disk = on_disk
         self._writing = threading.Lock()  # two writers would share the new file beside
 
@@ -44,7 +45,7 @@ class KeptFile:
         """
         with self._writing:
             if text != self._on_disk:
-                replace_file(self._path, text)
+                replace_file(self._path, text, mode=self._mode)
                 self._on_disk = text
 
     def keep(self, text: str) -> None:

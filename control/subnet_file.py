@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from control.state import replace_file
+from control.state import KeptFile
 from overlay.route import IpNetwork
 
 # From the specification
@@ -31,10 +31,6 @@ def subnet_env(network: IpNetwork, subnet: IpNetwork, *, mtu: int, masquerade: b
     )
 
 
-def write_subnet_file(path: str, text: str) -> None:
-    """Replaces the file in one piece, readable by everybody; its directory is made if it is missing.
-
-    Raises:
-        DeviceError: It cannot be written; what was there stands.
-    """
-    replace_file(Path(path), text, mode=PUBLIC_MODE)
+def kept_subnet_file(path: str) -> KeptFile:
+    """The file, readable by everybody; its directory is made if it is missing."""
+    return KeptFile(Path(path), mode=PUBLIC_MODE)

@@ -97,6 +97,9 @@ class InjectTap:
     def write(self) -> Callable[[Sequence[Buffer]], int]:
         return self._tap.write
 
+    def fileno(self) -> int:
+        return self._tap.fileno()
+
     def new_losses(self) -> int:
         """Super-packets that got no further than the TAP, since the last call.  Blocks for netlink."""
         before, self._lost = self._lost, netlink.redirect_losses(self._tap.name)
@@ -143,6 +146,9 @@ class Door:
     @property
     def write(self) -> Callable[[Sequence[Buffer]], int]:
         return self.tap.write  # asked anew each time: a TAP that was closed has another
+
+    def fileno(self) -> int:
+        return self.tap.fileno()
 
     def is_open(self, *, now: float) -> bool:
         """HOT PATH: whether a super-frame may take it now."""
@@ -194,6 +200,7 @@ class Injector:
         self._standings: dict[VtepId, _Standing] = {}
         self._tap: InjectTap | None = None
         self._losses = 0
+        self._suspended: list[Callable[[], object]] = []
 
     # ── What an engine sees ─────────────────────────────────────────────────────────────────────────────
 
@@ -217,6 +224,14 @@ class Injector:
             self._shut(standing, why, now=now)
             self._tell(None)
 
+    def heed(self, suspended: Callable[[], object]) -> None:
+        """Has it called whenever all doors are suspended."""
+        self._suspended.append(suspended)
+
+    def note_use(self, *, now: float) -> None:
+        """A door is in use."""
+        self.used_at = now
+
     def losses(self) -> int:
         """Super-packets that did not reach the egress device, as of the last `poll`."""
         return self._losses
@@ -226,6 +241,8 @@ class Injector:
     def suspend(self) -> None:
         """Closes every door until the next survey."""
         self.is_suspended = True
+        for suspended in self._suspended:
+            suspended()
 
     def is_due(self, *, now: float) -> bool:
         """Whether a door has been shut long enough to be looked at again."""

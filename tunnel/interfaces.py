@@ -196,13 +196,31 @@ class SuperDoor(Protocol):
     def hop(self) -> Hop: ...
     @property
     def write(self) -> Callable[[Sequence[Buffer]], int]: ...
+    def fileno(self) -> int:
+        """The TAP's descriptor, for an engine that writes by itself; it may be closed at any time."""
+        ...
+
     def is_open(self, *, now: float) -> bool:
         """Whether this frame may take it.  Once a second it may not: what forbids sockets must be seen."""
         ...
 
 
 class SuperDoors(Protocol):
-    """The super doors of one underlay, by VTEP: opened, watched and closed by somebody else."""
+    """The super doors of one underlay, by VTEP: opened, watched and closed by somebody else.
+
+    Attributes:
+        is_suspended: Something may have changed: no door may be used now.
+    """
+
+    @property
+    def is_suspended(self) -> bool: ...
+    def heed(self, suspended: Callable[[], object]) -> None:
+        """Has it called whenever all doors are suspended, for an engine that does not ask each time."""
+        ...
+
+    def note_use(self, *, now: float) -> None:
+        """A door is in use, says an engine that does not ask `is_open`."""
+        ...
 
     def door(self, vtep: VtepId) -> SuperDoor | None:
         """The door to this VTEP, or None: there is none now."""

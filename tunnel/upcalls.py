@@ -128,7 +128,7 @@ class Upcalls:
                 flow = self._remember(question, decision, now=now)
             if flow is not None:
                 flow.frames += 1
-                flow.octets += len(held.frame)
+                flow.octets += len(held.frame) - network.hidden
             self._carry(network, vtep, decision.verdict, held)
 
     def _decide(

@@ -74,6 +74,13 @@ class PeerMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownToStranger:
+    """Somebody we do not know takes us for a peer, and we know nobody: we were here before, and forgot."""
+
+    sender: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
 class JoinSucceeded:
     """A seed or failed member answered our push-pull."""
 
@@ -124,17 +131,43 @@ class Departed:
     """Our leave has been heard: the sockets may close."""
 
 
+@dataclass(frozen=True, slots=True)
+class RecordChanged:
+    """A node's record is another, or gone."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordForked:
+    """A node says two things under one version: there are two of it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cloned:
+    """The pool has words of ours that we never said: our disk was copied, or set back."""
+
+    epoch: int
+    version: int
+
+
+RecordEvent = RecordChanged | RecordForked | Cloned
+
 Event = (
     MemberChanged
     | MemberReaped
     | NameConflict
     | UdpBlocked
     | PeerMessage
+    | KnownToStranger
     | JoinSucceeded
     | JoinFailed
     | KeyringChanged
     | KeysAnswered
     | Departed
+    | RecordEvent
 )
 
 

@@ -103,6 +103,10 @@ class Fields:
         self._map: Mapping[Any, Any] = value
         self._what = what
 
+    def has(self, key: bytes) -> bool:
+        """Whether the field is there at all, where absent is not the same as zero."""
+        return self._map.get(key) is not None
+
     def number(self, key: bytes, maximum: int) -> int:
         """An unsigned number; absent is 0, as Go's zero value."""
         value = self._map.get(key, 0)

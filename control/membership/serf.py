@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from control.membership.events import Departed, PeerMessage, Refusal
+from control.membership.events import Departed, KnownToStranger, PeerMessage, Refusal
 from control.membership.keyquery import KeyStep
 from control.membership.lamport import Heard, LamportClock
 from control.membership.member import MemberState
@@ -219,19 +219,32 @@ class Serf:
         self._swim.take_note(now=now)
         self._context.spread(("weft", subject), self._weft_message(body), Audience.PEERS)
 
-    def tell(self, name: str, body: bytes, *, now: float) -> bool:
-        """Send weft's own `body` to one peer, best effort; False if it is no peer, or is not here.
+    def tell(self, name: str, *bodies: bytes, now: float, is_called_back: bool = False) -> bool:
+        """Send weft's own messages to one peer in one datagram, best effort; False if it is no peer here.
+
+        Args:
+            is_called_back: Send them even to one that is dead, to where it was.
 
         Raises:
-            MembershipError: Longer than a datagram carries.
+            MembershipError: One is longer than a datagram carries.
         """
         self._swim.take_note(now=now)
-        message = self._weft_message(body)
+        messages = [self._weft_message(body) for body in bodies]
         member = self._context.roster.lookup(name)
-        if member is None or not member.is_here or not member.is_peer:
+        is_dead = member is not None and member.state is MemberState.DEAD
+        if member is None or not member.is_peer or not (member.is_here or (is_dead and is_called_back)):
             return False
-        self._context.outbox.send(member.endpoint, message)
+        self._context.outbox.send(member.endpoint, *messages)
         return True
+
+    def pick_peers(self, count: int) -> list[Member]:
+        """Up to so many different peers that are here, at random."""
+        return self._context.roster.pick(count, lambda member: member.is_here and member.is_peer)
+
+    @property
+    def others_here(self) -> int:
+        """How many others are here, peers or not."""
+        return self._context.roster.others_here
 
     def room(self) -> int:
         """Octets `tell` and `spread` carry at most."""
@@ -271,6 +284,8 @@ class Serf:
                 member = self._context.roster.at(sender)
                 if member is None or not member.is_peer:
                     self._context.refuse(Refusal.NOT_A_PEER)
+                    if member is None and self._context.roster.others_here == 0:
+                        self._context.events.append(KnownToStranger(sender))
                 else:
                     self._context.events.append(PeerMessage(sender, own))
 

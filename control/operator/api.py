@@ -2,6 +2,8 @@
 
     GET /v1/status /v1/peers /v1/fdb /v1/neigh /v1/flows /v1/drops /v1/config     {"schema": …, "data": …}
     GET /v1/routes                                                               the same, of routed networks
+    GET /v1/leases                                                               whose each subnet is
+    POST /v1/leases/release {"subnet"} /v1/leases/adopt {"without"}              a founder is asked
     GET /v1/members                                                              the pool, itself included
     GET /v1/watch                                                                one such object a line
     POST /v1/join {"hosts"} /v1/leave /v1/keys {"step", "key"}                   the pool is asked
@@ -29,6 +31,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from control.loop_lag import LoopLag
 from control.operator import views
 from control.operator.config import as_plain
 from control.operator.fields import Endpoint
@@ -38,6 +41,7 @@ from control.operator.views import (
     FdbView,
     FlowView,
     KeysView,
+    LeaseView,
     MemberView,
     NeighView,
     NetworkView,
@@ -49,7 +53,7 @@ from control.operator.views import (
     envelope,
 )
 from overlay.addr import NetworkId
-from overlay.errors import DeviceError, MembershipError
+from overlay.errors import DeviceError, LeaseError, MembershipError
 from overlay.verdict import DropReason
 
 # Ours
@@ -71,10 +75,12 @@ class Introspection(Protocol):
     def traffic(self) -> Sequence[TrafficView]: ...
     def config(self) -> Config: ...
     def members(self) -> Sequence[MemberView]: ...
+    def leases(self) -> Sequence[LeaseView]: ...
     def drops(self) -> Mapping[NetworkId, Mapping[DropReason, int]]:
         """Counts since the start; reasons that never occurred may be left out."""
         ...
 
+    def loop_lag(self) -> LoopLag: ...
     def is_live(self) -> bool:
         """Whether the loop turns and nothing the daemon cannot do without has failed."""
         ...
@@ -97,6 +103,13 @@ class PoolControl(Protocol):
 
     async def leave(self) -> None:
         """Returns when the others have heard it."""
+
+    async def release(self, subnet: str) -> None:
+        """Takes a leased subnet back; LeaseError where that is not to be."""
+
+    async def adopt(self, without: Iterable[str]) -> Mapping[str, int]:
+        """Ends a founder's fence; how many grants it has, by network, or LeaseError."""
+        ...
 
     async def keys(self, step: str, key: str | None) -> KeysView:
         """What the pool answered; MembershipError where it cannot be asked."""
@@ -185,6 +198,7 @@ class ApiServer:
             ),
             "/v1/drops": self._shows(views.DROPS, self._drops),
             "/v1/config": self._shows(views.CONFIG, lambda _: self._config()),
+            "/v1/leases": self._shows(views.LEASES, self._leases),
             "/v1/members": self._shows(views.MEMBERS, lambda _: self._members()),
             "/v1/watch": self._watch,
             "/healthz": self._checks(daemon.is_live, "live"),
@@ -193,7 +207,13 @@ class ApiServer:
         }
 
     def _pool_routes(self) -> dict[str, Ask]:
-        return {"/v1/join": _join, "/v1/leave": _leave, "/v1/keys": _keys}
+        return {
+            "/v1/join": _join,
+            "/v1/leave": _leave,
+            "/v1/keys": _keys,
+            "/v1/leases/release": _release,
+            "/v1/leases/adopt": _adopt,
+        }
 
     def _shows(self, schema: str, view: Callable[[NetworkView | None], object]) -> Handler:
         """A handler that answers with a view, narrowed to the network the query names."""
@@ -228,6 +248,9 @@ class ApiServer:
         config = self._daemon.config()
         return {"config": as_plain(config), "origins": config.origins}
 
+    def _leases(self, only: NetworkView | None) -> list[LeaseView]:
+        return [each for each in self._daemon.leases() if only is None or each.network == only.name]
+
     def _members(self) -> Sequence[MemberView]:
         if self._pool is None:
             raise _problem(web.HTTPNotFound, *GOSSIP_IS_OFF)
@@ -249,7 +272,7 @@ class ApiServer:
                 raise _problem(web.HTTPNotFound, *GOSSIP_IS_OFF)
             try:
                 schema, data = await ask(self._pool, await request.json() if request.can_read_body else {})
-            except MembershipError as error:
+            except (MembershipError, LeaseError) as error:
                 raise _problem(web.HTTPUnprocessableEntity, str(error), "", "") from None
             except (ValueError, TypeError, KeyError) as error:
                 raise _problem(web.HTTPBadRequest, f"not a question: {error!r}", "", "") from None
@@ -293,6 +316,18 @@ async def _join(pool: PoolControl, question: dict[str, Any]) -> tuple[str, objec
 async def _leave(pool: PoolControl, _: dict[str, Any]) -> tuple[str, object]:
     await pool.leave()
     return views.LEAVE, {"left": True}
+
+
+async def _release(pool: PoolControl, question: dict[str, Any]) -> tuple[str, object]:
+    await pool.release(str(question["subnet"]))
+    return views.RELEASE, {"released": str(question["subnet"])}
+
+
+async def _adopt(pool: PoolControl, question: dict[str, Any]) -> tuple[str, object]:
+    without = question.get("without", [])
+    if not isinstance(without, list) or not all(isinstance(name, str) for name in without):
+        raise TypeError("without: expected a list of names")
+    return views.ADOPT, {"grants": await pool.adopt(without)}
 
 
 async def _keys(pool: PoolControl, question: dict[str, Any]) -> tuple[str, object]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
+from control.operator.build import native_obstacle
 from control.operator.fields import IPV6_MTU_MIN
 from control.operator.problems import Finding
 from control.operator.schema import Config, Encap, Engine, Mode, NetworkConfig
@@ -20,7 +21,7 @@ from overlay.addr import Mac, Vtep, format_mac
 SUBNET_ADDRESSES_MIN = 4  # the base is the tunnel device's, the next a bridge's: Flannel takes no /31 either
 
 # Ours
-ROUTED_ONLY = ("network", "net_conf", "subnet", "founders", "subnet_file", "masquerade")
+ROUTED_ONLY = ("network", "net_conf", "subnet", "subnet_len", "founders", "subnet_file", "masquerade")
 
 
 def contradictions(config: Config) -> Iterator[Finding]:
@@ -183,11 +184,16 @@ def _mixed_ports(config: Config) -> Iterator[Finding]:
 
 def unsupported(config: Config) -> Iterator[Finding]:
     """What this build cannot run yet, though it is written correctly."""
-    if config.node.engine is Engine.NATIVE:
-        yield Finding(("node", "engine"), "this build has no native engine yet", '"auto"')
+    if config.node.engine is Engine.NATIVE and (obstacle := native_obstacle()) is not None:
+        yield Finding(("node", "engine"), f"this build has no native engine: {obstacle}", '"auto"')
     for index, network in enumerate(config.networks):
-        if network.mode is Mode.ROUTED and network.subnet is None:
-            why = "expected this node's subnet, found none: this build cannot lease one yet"
-            yield Finding(("network", index, "subnet"), why)
-        if network.founders:
-            yield Finding(("network", index, "founders"), "this build cannot grant leases yet")
+        if network.mode is Mode.ROUTED and config.gossip is None:
+            yield from _without_a_pool(network, ("network", index))
+
+
+def _without_a_pool(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
+    """A subnet is leased in a pool: which one, a flag may have to say."""
+    if network.founders:
+        yield Finding((*at, "founders"), "expected a pool to grant leases in, found no [gossip]")
+    if network.subnet is None:
+        yield Finding((*at, "subnet"), "expected this node's subnet, or [gossip] to lease one, found neither")

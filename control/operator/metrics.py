@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from control.membership.events import Refusal
+from control.membership.records import Refused
 from overlay.verdict import DropReason
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class _Views(Collector):
         yield GaugeMetricFamily("weft_uptime_seconds", "Since the daemon started.", status.uptime_s)
         yield GaugeMetricFamily("weft_ready", "1 if every network carries.", int(self._daemon.is_ready()))
         yield GaugeMetricFamily("weft_health_problems", "Lines in the health block.", len(status.health))
+        lag = GaugeMetricFamily("weft_loop_lag_seconds", "How late the loop was lately.", labels=["quantile"])
+        late = self._daemon.loop_lag()
+        for quantile, seconds in (("0.5", late.p50), ("0.99", late.p99), ("1", late.worst)):
+            lag.add_metric([quantile], seconds)
+        yield lag
         peers = GaugeMetricFamily("weft_peers", "Peers by state.", labels=["state"])
         for state in ("alive", "suspect", "dead"):
             peers.add_metric([state], getattr(status.peers, state))
@@ -114,6 +120,11 @@ class _Views(Collector):
         for reason in Refusal:
             refused.add_metric([reason.name], gossip.refused.get(reason.name, 0))
         yield refused
+        yield GaugeMetricFamily("weft_records", "Nodes whose record is held.", gossip.records)
+        unheard = CounterMetricFamily("weft_records_refused", "Records without effect.", labels=["reason"])
+        for why in Refused:
+            unheard.add_metric([why.name], gossip.records_refused.get(why.name, 0))
+        yield unheard
 
     def _peers(self) -> Metric:
         labels = ["peer", "underlay", "direction"]

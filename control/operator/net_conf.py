@@ -107,7 +107,9 @@ class _Reader:
         network = self._network()
         if network is not None:
             keys["network"] = str(network)
-            self._subnets(network)
+            length = self._subnets(network)
+            if self._value("SubnetLen" if network.version == 4 else "IPv6SubnetLen") is not None:
+                keys["subnet_len"] = length
         keys |= self._backend()
         return NetConf(keys, tuple(self._mistakes))
 
@@ -140,8 +142,8 @@ class _Reader:
             return None
         return network
 
-    def _subnets(self, network: Network) -> None:
-        """Length and range of the nodes' subnets: of leases, and still wrong where they are."""
+    def _subnets(self, network: Network) -> int:
+        """The length of the nodes' subnets, and their range: of leases, and still wrong where they are."""
         prefix = "" if network.version == 4 else "IPv6"
         low, high = network.prefixlen + 2, SUBNET_LENGTH_MAX[network.version]
         default = max(SUBNET_LENGTH[network.version], low)
@@ -151,6 +153,7 @@ class _Reader:
             self._complain(
                 f"{prefix}SubnetMin", f"expected at most SubnetMax, {bounds[1]}, found {bounds[0]}"
             )
+        return length
 
     def _address(self, name: str, network: Network, length: int) -> Address | None:
         value = self._value(name)

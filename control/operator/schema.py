@@ -222,6 +222,8 @@ class NetworkConfig(Table):
     """Routed: Flannel's net-conf.json instead of network, encap, vni and port."""
     subnet: NetworkField | None = None
     """Routed: this node's subnet; left out, it is leased."""
+    subnet_len: Annotated[int, Range("a prefix length", 1, 126)] | None = None
+    """Routed: the prefix length of leased subnets; default 24, or a quarter of the network; IPv6: 64."""
     founders: tuple[NameField, ...] = _list()
     """Routed: the nodes that may grant leases."""
     subnet_file: PathField | None = None

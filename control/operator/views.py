@@ -28,6 +28,8 @@ JOIN = "weft.join/1"
 LEAVE = "weft.leave/1"
 KEYS = "weft.keys/1"
 LEASES = "weft.leases/1"
+RELEASE = "weft.release/1"
+ADOPT = "weft.adopt/1"
 ROUTES = "weft.routes/1"
 
 _ABSENT = {"absent_when_none": True}
@@ -124,6 +126,8 @@ class GossipView:
         health: Lifeguard's local health score: 0 is well, 7 the worst.
         has_left: After `weft leave`; the rest is then as it was last.
         refused: Reason → how often something was said to us that had no effect, without the zeros.
+        records: Held, of every node that has said something of itself.
+        records_refused: As `refused`, of what was said about records.
     """
 
     address: str
@@ -132,6 +136,8 @@ class GossipView:
     health: int
     has_left: bool
     refused: Mapping[str, int] = field(default_factory=dict)
+    records: int = 0
+    records_refused: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +279,20 @@ class TrafficView:
     ingress_octets: int
     fdb_entries: int
     flows: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseView:
+    """weft.leases/1: whose a subnet is.
+
+    Attributes:
+        state: `held`; `granted`, and not taken up yet; `released`; `static`, by configuration.
+    """
+
+    network: str
+    subnet: str
+    node: str
+    state: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,16 @@ from support.doubles import (
     mac,
 )
 
-from control.introspection import ELSEWHERE, MISTAKE_SECONDS, EngineChoice, Introspector, Parts, Rates
+from control.intent.shared import Trouble
+from control.introspection import ELSEWHERE, MISTAKE_SECONDS, Introspector, Parts, Rates
 from control.membership.events import Refusal, SwimStatistics
 from control.membership.member import VERSIONS, Endpoint, Member, MemberState
+from control.membership.records import RecordStatistics, Refused
 from control.membership.tags import encode_tags, tags_of
 from control.operator.config import load
 from control.operator.schema import Config, NetworkConfig
 from control.operator.views import HealthView, PeerCountsView, RatesView, plain
+from control.steering import Steering
 from control.watching import Events
 from overlay.addr import NetworkId, Vtep, VtepId
 from overlay.errors import DeviceError
@@ -43,6 +46,7 @@ from overlay.tables import (
     VtepReplace,
 )
 from overlay.verdict import DropReason
+from tunnel.datapath import Choice
 from tunnel.interfaces import DatapathStatistics, Ledger, VtepStatistics
 
 WEFT: Mapping[str, str] = {"weft_id": "3f"}
@@ -60,6 +64,7 @@ class Served:
     config: NetworkConfig
     mtu: int = 1450
     problem: DeviceError | None = None
+    unwritten: DeviceError | None = None
 
     @property
     def id(self) -> NetworkId:
@@ -73,6 +78,11 @@ class Pooled:
     members: list[Member] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    vteps: dict[str, tuple[VtepId, ...]] = field(default_factory=dict)
+    unleased: list[Trouble] = field(default_factory=list)
+    unheard: dict[Refused, int] = field(default_factory=dict)
+    blamed: dict[Refused, str] = field(default_factory=dict)
     unwritten: list[DeviceError] = field(default_factory=list)
     health: int = 0
     refused: dict[Refusal, int] = field(default_factory=dict)
@@ -86,6 +96,15 @@ class Pooled:
     @property
     def ourselves(self) -> Member:
         return somebody("n1", "192.0.2.1")
+
+    def vteps_of(self, name: str) -> tuple[VtepId, ...]:
+        return self.vteps.get(name, ())
+
+    def lease_troubles(self) -> list[Trouble]:
+        return self.unleased
+
+    def record_counts(self) -> RecordStatistics:
+        return RecordStatistics(3, 1, 2, 0, 0, 0, self.unheard, self.blamed)
 
     def tags(self, name: str) -> Mapping[str, str]:
         return next(tags_of(member.meta) for member in self.members if member.name == name)
@@ -108,18 +127,21 @@ class Node:
 
     def __init__(self, engine: Engine, *, pool: Pooled | None = None) -> None:
         self.engine = engine
+        self.pool = pool
         config = configured()
         self.served = Served(config.networks[0])
         assert self.served.id == NETWORK
+        self.steering = Steering([OURS])
         parts = Parts(
             version="0.1.0",
-            engine=EngineChoice("python", "asked for"),
+            engine=Choice("python", "asked for"),
             tables=engine.tables,
             datapath=engine.datapath,
             networks=as_anything({NETWORK: self.served}),
             underlays=as_anything(tuple(engine.underlays)),
             pool=as_anything(pool),
             clock=engine.clock,
+            steering=self.steering,
         )
         events = Events(engine.datapath, engine.tables, engine.clock)
         self.introspector = Introspector(config, parts, events)
@@ -354,9 +376,43 @@ def test_members_are_everybody_and_peers_are_those_with_our_tags(pooled: Pooling
     assert node.introspector.status().peers == PeerCountsView(alive=2, suspect=0, dead=1)
 
 
+def test_a_peer_is_one_with_the_vtep_it_says_it_has(pooled: Pooling) -> None:
+    told = Pooled([somebody("n1", "192.0.2.1"), somebody("n2", "198.51.100.7")], vteps={"n2": (VTEP_B,)})
+    peers = {peer.name: peer for peer in pooled(told).introspector.peers()}
+    assert peers["n2"].underlay == f"{VTEP_B}:{PORT}"
+    assert peers.keys() == {"n2", str(VTEP_C)}
+
+
+def test_what_nodes_disagree_about_is_told_with_its_fix(pooled: Pooling) -> None:
+    node = pooled(Pooled([somebody("n1", "192.0.2.1")], doubled=["n3 says two things under one version"]))
+    assert node.pool is not None
+    node.pool.unleased = [Trouble("this founder grants no leases", "weft leases adopt")]
+    node.steering.troubles = (Trouble("VNI 42 here, 43 on n2", "make `vni` the same"),)
+    told = {line.problem: line.fix for line in node.introspector.status().health}
+    assert told["VNI 42 here, 43 on n2"] == "make `vni` the same"
+    assert told["this founder grants no leases"] == "weft leases adopt"
+    assert told["n3 says two things under one version: a copied disk, or one that was set back"]
+
+
+def test_a_file_of_a_network_that_is_not_on_disk_is_named(node: Node) -> None:
+    node.served.unwritten = DeviceError("/run/flannel/subnet.env", errno.ENOSPC, advice="free its disk")
+    told = {each.problem: each.fix for each in node.introspector.ailments()}
+    (problem,) = (each for each in told if each.startswith("not on disk: /run/flannel/subnet.env"))
+    assert told[problem] == "free its disk"
+
+
+def test_who_says_more_than_one_may_is_named(pooled: Pooling) -> None:
+    unheard, blamed = {Refused.TOO_MANY: 4, Refused.REPEATED: 9}, {Refused.TOO_MANY: "n7"}
+    node = pooled(Pooled([somebody("n1", "192.0.2.1")], unheard=unheard, blamed=blamed))
+    told = {each.problem: each.fix for each in node.introspector.ailments()}
+    assert "n7" in told[f"4 records refused, the last of n7: {Refused.TOO_MANY.value}"]
+    assert not [problem for problem in told if "9 records" in problem]
+
+
 def test_status_tells_of_the_pool(pooled: Pooling) -> None:
     refused = {Refusal.STALE: 1, Refusal.MALFORMED: 2}
-    node = pooled(Pooled([somebody("n1", "192.0.2.1")], health=1, refused=refused))
+    told = Pooled([somebody("n1", "192.0.2.1")], health=1, refused=refused, unheard={Refused.TOO_LARGE: 4})
+    node = pooled(told)
     assert plain(node.introspector.status())["gossip"] == {
         "address": "192.0.2.1:7946",
         "encrypted": True,
@@ -364,6 +420,8 @@ def test_status_tells_of_the_pool(pooled: Pooling) -> None:
         "health": 1,
         "has_left": False,
         "refused": {"MALFORMED": 2, "STALE": 1},
+        "records": 3,
+        "records_refused": {"TOO_LARGE": 4},
     }
 
 

@@ -20,6 +20,7 @@ from support.disk import full_disk
 from support.serf_agent import GOSSIP_PORT, fresh_block, until
 
 from control import pool as pool_module
+from control import troubles as troubles_module
 from control.membership.events import MemberChanged, NameConflict, UdpBlocked
 from control.membership.member import Endpoint, MemberState
 from control.membership.secure import format_key
@@ -494,11 +495,11 @@ def test_troubles_are_told_once_and_shown_while_they_last(tell: Tell) -> None:
         for _ in range(3):
             pool._event(conflict)
             pool._event(UdpBlocked("n8"))
-            clock[0] += pool_module.TROUBLE_SECONDS / 2
+            clock[0] += troubles_module.TROUBLE_SECONDS / 2
         said = ["name conflict: n7 is used at 192.0.2.7:7946 and at 192.0.2.8:7946"]
         assert world.told == [*said, "member n8 answers over TCP and not over UDP"]
         assert (pool.conflicts, pool.blocked) == ([said[0].removeprefix("name conflict: ")], ["n8"])
-        clock[0] += pool_module.TROUBLE_SECONDS
+        clock[0] += troubles_module.TROUBLE_SECONDS
         assert (pool.conflicts, pool.blocked) == ([], [])
         pool._event(UdpBlocked("n8"))
         assert pool.blocked == ["n8"]

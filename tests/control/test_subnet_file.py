@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from control.subnet_file import subnet_env, write_subnet_file
+from control.subnet_file import kept_subnet_file, subnet_env
 from overlay.errors import DeviceError
 
 NETWORK, SUBNET = ip_network("10.5.0.0/16"), ip_network("10.5.72.0/24")
@@ -40,7 +40,7 @@ def test_ipv6_has_keys_of_its_own() -> None:
 @pytest.mark.parametrize("masquerade", [True, False])
 def test_dockers_option_maker_makes_its_options_of_it(tmp_path: Path, masquerade: bool) -> None:
     file = tmp_path / "flannel" / "subnet.env"
-    write_subnet_file(str(file), subnet_env(NETWORK, SUBNET, mtu=1450, masquerade=masquerade))
+    kept_subnet_file(str(file)).write(subnet_env(NETWORK, SUBNET, mtu=1450, masquerade=masquerade))
     made = subprocess.run(
         ["sh", "-c", OPTION_MAKER, "sh", str(file)], capture_output=True, text=True, check=True
     )
@@ -50,9 +50,10 @@ def test_dockers_option_maker_makes_its_options_of_it(tmp_path: Path, masquerade
 
 def test_the_file_is_everybodys_to_read_and_replaced_whole(tmp_path: Path) -> None:
     file = tmp_path / "subnet.env"
-    write_subnet_file(str(file), "a=1\n")
+    kept = kept_subnet_file(str(file))
+    kept.write("a=1\n")
     before = file.stat().st_ino
-    write_subnet_file(str(file), "a=2\n")
+    kept.write("a=2\n")
     assert (file.stat().st_mode & 0o777, file.read_text()) == (0o644, "a=2\n")
     assert file.stat().st_ino != before
     assert list(tmp_path.iterdir()) == [file]
@@ -61,4 +62,4 @@ def test_the_file_is_everybodys_to_read_and_replaced_whole(tmp_path: Path) -> No
 def test_a_place_that_cannot_be_written_is_a_device_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DeviceError):
-        write_subnet_file(str(tmp_path / "file" / "subnet.env"), "")
+        kept_subnet_file(str(tmp_path / "file" / "subnet.env")).write("")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from support.engines import engine
 from support.lab import build_lab
 from support.serving import start_lab
 from support.two_networks import two
 
-__all__ = ["build_lab", "start_lab", "two"]
+__all__ = ["build_lab", "engine", "start_lab", "two"]

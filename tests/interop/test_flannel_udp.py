@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from support import flannel_node
+from support.engines import ON_BOTH
 from support.lab import ROOT, BuildLab
 from support.netns import kernel_state
 from support.packets import packet
@@ -31,7 +32,7 @@ from bench.lab.namespaces import Daemon, Lab, Place
 from bench.lab.topology import NodeKind, Underlay, UnderlayKind, segment
 from overlay.verdict import DropReason
 
-pytestmark = [*ROOT, pytest.mark.interop]
+pytestmark = [*ROOT, pytest.mark.interop, ON_BOTH]
 
 OURS, THEIRS = IPv4Address("10.5.1.0"), IPv4Address("10.5.2.0")
 LEASES = ["--lease", "10.5.1.0/24=192.0.2.1", "--lease", "10.5.2.0/24=192.0.2.2"]

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from support.engines import ON_BOTH
 from support.lab import ROOT, BuildLab
 from support.serving import serve
 from support.traffic import transfer
@@ -19,7 +20,7 @@ from bench.lab.commands import run_command, weft_command
 from bench.lab.namespaces import Place
 from bench.lab.topology import NodeKind, segment
 
-pytestmark = [*ROOT, pytest.mark.interop]
+pytestmark = [*ROOT, pytest.mark.interop, ON_BOTH]
 
 OVERLAY = {4: ("10.9.0.1/24", "10.9.0.2/24"), 6: ("fd09::1/64", "fd09::2/64")}
 UNDERLAY = {4: ("192.0.2.1", "192.0.2.2"), 6: ("2001:db8::1", "2001:db8::2")}

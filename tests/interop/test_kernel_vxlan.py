@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 import pytest
+from support.engines import ON_BOTH
 from support.lab import ROOT, leaks, skip_unless_possible
 from support.serving import expect_clean_exits, start_daemons
 from support.traffic import checksum_errors, echo_over_udp, send_segmented, transfer
@@ -21,7 +22,7 @@ from bench.lab import checks
 from bench.lab.namespaces import Lab
 from bench.lab.topology import KernelVxlan, NodeKind, Underlay, UnderlayKind, segment
 
-pytestmark = [*ROOT, pytest.mark.interop]
+pytestmark = [*ROOT, pytest.mark.interop, ON_BOTH]
 
 PAIR = {
     "n1": (ip_address("10.9.0.1"), ip_address("fd09::1")),

@@ -6,6 +6,7 @@ n1  weft: red VNI 42 on weft0, blue VNI 43 on weft1 ──── n2  kernel: vxl
 from __future__ import annotations
 
 import pytest
+from support.engines import ON_BOTH
 from support.lab import ROOT
 from support.serving import drops, view
 from support.traffic import mac_of, ports, transfer, type_in
@@ -15,7 +16,7 @@ from bench.lab import checks
 from overlay.addr import BROADCAST, parse_mac
 from overlay.verdict import DropReason
 
-pytestmark = [*ROOT, pytest.mark.interop]
+pytestmark = [*ROOT, pytest.mark.interop, ON_BOTH]
 
 ETHERTYPE = b"\x88\xb5"  # IEEE 802 local experimental 1
 MOVER = parse_mac("02:00:00:00:00:99")

@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 from support.lab import ROOT, BuildLab, leaves_no_trace
+from support.pools import SEED, heal, in_pool, part, pool_of
 from support.serf_agent import GOSSIP_PORT, needs_serf
 from support.serving import (
     StartLab,
@@ -36,12 +37,12 @@ from support.serving import (
     start_daemons,
     view,
 )
-from support.traffic import any_address, open_in, type_in
+from support.traffic import any_address, open_in
 
 from bench.lab import checks
 from bench.lab.commands import LabError
 from bench.lab.namespaces import Daemon, Lab, Place
-from bench.lab.topology import Node, NodeKind, Setting, Topology, segment
+from bench.lab.topology import NodeKind, segment
 from control.membership.config import PROBE_INTERVAL, SUSPICION_MULT, suspicion_min
 from control.membership.secure import Envelope, Keyring, format_key
 from control.membership.wire import Ping, encode, encode_push_pull
@@ -50,7 +51,6 @@ from overlay.addr import IpAddress
 
 pytestmark = [*ROOT, pytest.mark.interop]
 
-SEED = "192.0.2.1"
 JOIN_S = 3.0  # what is promised of a pool of five
 EXPECTED_DETECTION = 1.58  # seconds to the first suspicion: e / (e - 1) probe intervals, the SWIM paper
 TOLERANCE = 1.2
@@ -62,20 +62,6 @@ OLD_KEY, NEW_KEY, NEWER_KEY = (format_key(bytes([number]) * 32) for number in (1
 
 
 # ── A pool ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def pool_of(name: str, *kinds: NodeKind, **settings: Setting) -> Topology:
-    """Weft nodes without static peers, told of n1 alone; settings are `[gossip]`'s."""
-    topology = segment(name, *kinds)
-    return replace(topology, nodes=tuple(in_pool(node, **settings) for node in topology.nodes))
-
-
-def in_pool(node: Node, **settings: Setting) -> Node:
-    if node.kind is not NodeKind.WEFT:
-        return node
-    told: dict[str, Setting] = {f"gossip.{key}": value for key, value in settings.items()}
-    flags = ("--gossip-bind", "0.0.0.0") if node.name == "n1" else ("--join", SEED)
-    return replace(node, settings={"network.peers": [], **told}, flags=flags)
 
 
 def states(daemon: Daemon) -> dict[str, str]:
@@ -162,16 +148,6 @@ def test_five_are_a_pool_in_three_seconds_and_a_death_is_known_within_the_model(
 
 
 # ── Partitions ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-def part(lab: Lab, *names: str) -> None:
-    """Moves these to a bridge of their own."""
-    type_in(lab["hub"], "ip link add br1 type bridge", "ip link set br1 up")
-    type_in(lab["hub"], *(f"ip link set {name} master br1" for name in names))
-
-
-def heal(lab: Lab, *names: str) -> None:
-    type_in(lab["hub"], *(f"ip link set {name} master br0" for name in names), "ip link delete br1")
 
 
 def await_parted(lab: Lab, ours: list[str], theirs: list[str]) -> None:

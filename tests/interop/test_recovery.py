@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from support.engines import ON_BOTH
 from support.lab import ROOT, BuildLab
 from support.serving import (
     StartLab,
@@ -30,7 +31,7 @@ from bench.lab.namespaces import Daemon, Lab, Place
 from bench.lab.topology import Address, NodeKind, segment
 from overlay.verdict import DropReason
 
-pytestmark = [*ROOT, pytest.mark.interop]
+pytestmark = [*ROOT, pytest.mark.interop, ON_BOTH]
 
 N1, N2, N3 = (ip_address(f"10.9.0.{number}") for number in (1, 2, 3))
 THREE = segment("three", NodeKind.WEFT, NodeKind.WEFT, NodeKind.WEFT)

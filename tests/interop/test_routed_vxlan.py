@@ -16,6 +16,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
+from support.engines import ON_BOTH
 from support.lab import ROOT, BuildLab, leaves_no_trace
 from support.rungs import RUNGS, injected, offload_table
 from support.serving import drops, eventually, serve, view
@@ -28,7 +29,7 @@ from bench.lab.topology import NodeKind, segment
 from overlay.addr import format_mac
 from overlay.verdict import DropReason
 
-pytestmark = [*ROOT, pytest.mark.interop]
+pytestmark = [*ROOT, pytest.mark.interop, ON_BOTH]
 
 BACK_WITHIN_S = 2.0
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 import pytest
+from support.engines import ON_BOTH
 from support.lab import ROOT, leaks, skip_unless_possible
 from support.serving import drops, expect_clean_exits, start_daemons, view
 from support.traffic import checksum_errors, echo_over_udp, send_segmented, transfer
@@ -24,7 +25,7 @@ from bench.lab.namespaces import Lab, Place
 from bench.lab.topology import NodeKind, Topology, Underlay, UnderlayKind, segment
 from overlay.verdict import DropReason
 
-pytestmark = [*ROOT, pytest.mark.interop]
+pytestmark = [*ROOT, pytest.mark.interop, ON_BOTH]
 
 FEATURES = ("tap_gso", "udp_gso", "udp_gro", "tunnel_gso")
 WEFT, KERNEL = NodeKind.WEFT, NodeKind.KERNEL_VXLAN
@@ -82,7 +83,7 @@ def world(request: pytest.FixtureRequest) -> World:
 
 
 @pytest.fixture(scope="module")
-def lab(world: World) -> Iterator[Lab]:
+def lab(world: World, engine: str) -> Iterator[Lab]:  # noqa: ARG001  (chosen before it starts)
     """The two nodes, running; the tests of this file share them for each world."""
     skip_unless_possible(world.topology)
     with Lab(world.topology) as lab:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 import pytest
+from support.engines import ON_BOTH
 from support.frames import vxlan
 from support.lab import ROOT
 from support.serving import StartLab, drops, eventually, view
@@ -26,7 +27,7 @@ from bench.lab.topology import LAB_VNI, VXLAN_PORT, Address, NodeKind, segment
 from overlay.addr import BPDU_GROUP, BROADCAST, Mac, format_mac, parse_mac
 from overlay.verdict import DropReason
 
-pytestmark = [*ROOT, pytest.mark.interop]
+pytestmark = [*ROOT, pytest.mark.interop, ON_BOTH]
 
 THREE = segment("segment", NodeKind.WEFT, NodeKind.WEFT, NodeKind.WEFT)
 TYPE = b"\x88\xb5"  # IEEE 802: local experimental 1

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 
 import pytest
+from support.engines import ON_BOTH
 from support.lab import ROOT
 from support.serving import StartLab, eventually
 from support.traffic import checksum_errors, transfer
@@ -20,7 +21,7 @@ from bench.lab import checks
 from bench.lab.namespaces import Lab
 from bench.lab.topology import AccessLink, Attachment, NodeKind, Topology, segment
 
-pytestmark = [*ROOT, pytest.mark.interop]
+pytestmark = [*ROOT, pytest.mark.interop, ON_BOTH]
 
 N1 = ip_address("10.9.0.1")
 SMALL_MTU = 1300
@@ -64,7 +65,7 @@ def test_a_segment_size_guessed_too_large_is_a_black_hole(start_lab: StartLab) -
     healthy = transfer(right["n2"], right["n1-host"], host, TRANSFER_OCTETS)
     assert healthy.is_intact
 
-    wrong = start_lab(with_host(ROUTED), constants=(WRONG_GUESS,))
+    wrong = start_lab(with_host(ROUTED), constants=(WRONG_GUESS, "engine=python"))
     announce_too_much(wrong)
     stalled = transfer(
         wrong["n2"], wrong["n1-host"], host, TRANSFER_OCTETS, patience_s=2 * COLLAPSE * healthy.seconds
@@ -74,7 +75,7 @@ def test_a_segment_size_guessed_too_large_is_a_black_hole(start_lab: StartLab) -
 
 
 def test_a_syn_that_names_its_segments_bounds_even_a_wrong_guess(start_lab: StartLab) -> None:
-    lab = start_lab(with_host(ROUTED), constants=(WRONG_GUESS,))
+    lab = start_lab(with_host(ROUTED), constants=(WRONG_GUESS, "engine=python"))
     assert transfer(lab["n2"], lab["n1-host"], ROUTED.addresses[0].ip, TRANSFER_OCTETS).is_intact
 
 

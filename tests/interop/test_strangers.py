@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 import pytest
+from support.engines import ON_BOTH
 from support.frames import MAC_A, MAC_B, tcp4, udp4, vxlan
 from support.lab import ROOT
 from support.serving import StartLab, drops, eventually, view
@@ -27,7 +28,7 @@ from bench.lab.namespaces import Daemon, Lab
 from bench.lab.topology import LAB_VNI, VXLAN_PORT, NodeKind, segment
 from overlay.verdict import DropReason
 
-pytestmark = [*ROOT, pytest.mark.interop]
+pytestmark = [*ROOT, pytest.mark.interop, ON_BOTH]
 
 N1, N1_VTEP = ip_address("10.9.0.1"), ip_address("192.0.2.1")
 SENDERS = {"n2": ip_address("192.0.2.2"), "n3": ip_address("192.0.2.3")}

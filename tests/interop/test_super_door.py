@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
+from support.engines import ON_BOTH
 from support.lab import LAB_TIMEOUT_S, ROOT, BuildLab
 from support.rungs import injected
 from support.serving import StartLab, await_ready, drops, eventually, exit_status, serve, start, view
@@ -41,7 +42,7 @@ from bench.lab.namespaces import Daemon, Lab, Place
 from bench.lab.topology import NodeKind, Underlay, UnderlayKind, segment
 from overlay.verdict import DropReason
 
-pytestmark = [*ROOT, pytest.mark.interop]
+pytestmark = [*ROOT, pytest.mark.interop, ON_BOTH]
 
 WEFT, KERNEL, BARE = NodeKind.WEFT, NodeKind.KERNEL_VXLAN, NodeKind.BARE
 N1, N2 = ip_address("10.9.0.1"), ip_address("10.9.0.2")

@@ -12,6 +12,7 @@ from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
+from support.engines import ON_BOTH
 from support.lab import ROOT, BuildLab
 from support.serving import drops, serve, view
 from support.traffic import pinging, transfer, type_in
@@ -20,7 +21,7 @@ from bench.lab import checks
 from bench.lab.namespaces import Daemon, Lab, Place
 from bench.lab.topology import NodeKind, segment
 
-pytestmark = [*ROOT, pytest.mark.interop]
+pytestmark = [*ROOT, pytest.mark.interop, ON_BOTH]
 
 OVERLAY_MTU = 1430  # RFC 7348 section 4.3: what the narrower underlay leaves, 1500 - 70
 N1, N2, N3 = (ip_address(f"10.9.0.{number}") for number in (1, 2, 3))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -68,6 +67,10 @@ class Twin:
     fdb: dict[Mac, tuple[tuple[VtepId, Origin], float]] = field(default_factory=dict)
     neighbors: dict[IpAddress, tuple[tuple[Mac, Origin, bool], float]] = field(default_factory=dict)
     flood: tuple[VtepId, ...] = ()
+
+    def copy(self) -> Twin:
+        # QUIRK(python<3.11.4): copy.deepcopy leaves out the scope of an IPv6 address.
+        return replace(self, vteps=dict(self.vteps), fdb=dict(self.fdb), neighbors=dict(self.neighbors))
 
     def write(self, change: Change) -> None:  # noqa: C901  (one case for each kind of change)
         """Does it, the longest way round.  LookupError: it names a VTEP that is not there."""
@@ -134,7 +137,7 @@ class TablesModel(RuleBasedStateMachine):
     @rule(changes=st.one_of(st.lists(CHANGES, min_size=1, max_size=1), st.lists(CHANGES, max_size=5)))
     def apply(self, changes: list[Change]) -> None:
         delta = TableDelta(tuple(changes))
-        after = deepcopy(self.twins)
+        after = {network: twin.copy() for network, twin in self.twins.items()}
         self.told.clear()
         try:
             for change in changes:

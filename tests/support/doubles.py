@@ -244,6 +244,9 @@ class SuperDoorDouble(InjectTapDouble):
         self.hop = hop
         self.opened = True
 
+    def fileno(self) -> int:
+        raise NotImplementedError("no engine that writes by itself is doubled")
+
     def is_open(self, *, now: float) -> bool:
         return self.opened
 
@@ -256,6 +259,8 @@ class SuperDoorsDouble:
         shuts: (VTEP, why) of each door that was shut; it is gone then, unless `insists`.
         lost: What `losses` answers.
     """
+
+    is_suspended = False
 
     def __init__(self, doors: dict[VtepId, SuperDoorDouble] | None = None) -> None:
         self.doors = doors or {}
@@ -277,6 +282,12 @@ class SuperDoorsDouble:
 
     def losses(self) -> int:
         return self.lost
+
+    def heed(self, suspended: Callable[[], object]) -> None:
+        """It is never suspended."""
+
+    def note_use(self, *, now: float) -> None:
+        """Whoever asks `is_open` need not say."""
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,10 @@ class World:
     Args:
         seed: Decides everything.
         keeps_events: Whether each actor's events are kept for the test to read.
+        core: What a member is made of: `Serf`, or a whole `Peer`.
     """
 
-    def __init__(self, seed: int, *, keeps_events: bool = True) -> None:
+    def __init__(self, seed: int, *, keeps_events: bool = True, core: type[Serf] = Serf) -> None:
         self.seed = seed
         self.rng = Random(seed)
         self.now = 1000.0
@@ -101,6 +102,7 @@ class World:
         self.octets = Counter[str]()
         self.watchers: list[Callable[[Actor, Event], None]] = []
         self._keeps_events = keeps_events
+        self._core = core
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self._pipes: dict[tuple[str, int], Pipe] = {}
@@ -120,7 +122,7 @@ class World:
         rng = Random(self.rng.getrandbits(64))
         actor = Actor(f"{name}@{endpoint}", endpoint, None, keyring, started_at=self.now)  # type: ignore[arg-type]
         actor.name = name
-        actor.core = Serf(config, rng=rng, envelope=envelope, now=actor.clock(self.now))
+        actor.core = self._core(config, rng=rng, envelope=envelope, now=actor.clock(self.now))
         key = name if name not in self.actors or not self.actors[name].is_running else f"{name}@{endpoint}"
         self.actors[key] = actor
         self.by_endpoint[endpoint] = actor
@@ -414,9 +416,9 @@ def describe(data: bytes) -> str:
 
 
 @contextmanager
-def world(seed: int, name: str, *, keeps_events: bool = True) -> Iterator[World]:
+def world(seed: int, name: str, *, keeps_events: bool = True, core: type[Serf] = Serf) -> Iterator[World]:
     """A world that tells its seed and writes its artifacts when what is done in it fails."""
-    made = World(seed, keeps_events=keeps_events)
+    made = World(seed, keeps_events=keeps_events, core=core)
     try:
         yield made
     except BaseException:

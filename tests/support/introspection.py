@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from control.loop_lag import LoopLag
 from control.operator.api import ApiServer
 from control.operator.config import Config, load
 from control.operator.fields import Endpoint
@@ -22,6 +23,7 @@ from control.operator.views import (
     GossipView,
     HealthView,
     KeysView,
+    LeaseView,
     MemberView,
     NeighView,
     NetworkView,
@@ -90,6 +92,10 @@ MEMBERS = (
     MemberView("db", "192.0.2.9:7946", "alive", 1, {"role": "db"}),
     MemberView("old", "192.0.2.8:7946", "left", 2, {}),
 )
+LEASES = (
+    LeaseView("pods", "10.5.1.0/24", "n1", "held"),
+    LeaseView("pods", "10.5.2.0/24", "n3", "released"),
+)
 GOSSIP = GossipView(
     address="192.0.2.1:7946",
     encrypted=True,
@@ -131,6 +137,13 @@ class FakePool:
         self._note("keys", step, key)
         return self.answer
 
+    async def release(self, subnet: str) -> None:
+        self._note("release", subnet)
+
+    async def adopt(self, without: Iterable[str]) -> Mapping[str, int]:
+        self._note("adopt", *without)
+        return {"pods": 3}
+
     def _note(self, *asked: object) -> None:
         self.asked.append(asked)
         if self.refusal is not None:
@@ -160,6 +173,9 @@ class FakeDaemon:
     def members(self) -> Sequence[MemberView]:
         return MEMBERS
 
+    def leases(self) -> Sequence[LeaseView]:
+        return LEASES
+
     def peers(self) -> Sequence[PeerView]:
         return PEERS
 
@@ -183,6 +199,9 @@ class FakeDaemon:
 
     def drops(self) -> Mapping[NetworkId, Mapping[DropReason, int]]:
         return DROPS
+
+    def loop_lag(self) -> LoopLag:
+        return LoopLag(0.001, 0.02, 0.5)
 
     def is_live(self) -> bool:
         return self.live

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from support import engines
 from support.lab import BuildLab
 from support.weft_with import UNBALANCED
 
@@ -87,7 +88,8 @@ def exit_status(daemon: Daemon) -> int:
 
 def launch(*constants: str) -> list[str]:
     """What stands for `weft` on a command line."""
-    return [sys.executable, str(LAUNCHER), *constants, "--"]
+    engine = [f"engine={chosen}"] if (chosen := engines.chosen()) else []
+    return [sys.executable, str(LAUNCHER), *engine, *constants, "--"]
 
 
 @contextmanager

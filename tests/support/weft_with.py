@@ -1,6 +1,6 @@
 """The `weft` command with an audit, and with a constant changed: what a test of a real daemon may need.
 
-    python tests/support/weft_with.py [tunnel.offload.GUESS_MTU=1450 …] -- run --name n1 …
+    python tests/support/weft_with.py [tunnel.offload.GUESS_MTU=1450 …] [engine=native] -- run --name n1 …
 
 The audit: when the engine closes, its ledger must balance, before it lets go of what it holds and after.
 If it does not, the process says so and exits with UNBALANCED, whatever the daemon wanted to exit with.
@@ -9,25 +9,41 @@ If it does not, the process says so and exits with UNBALANCED, whatever the daem
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
+from control.operator.build import native_obstacle
 from control.operator.cli.main import weft
+from tunnel.interfaces import Datapath
 from tunnel.pydatapath import PythonDatapath
 
 UNBALANCED = 99
 
 _audited: list[bool] = []
-_close = PythonDatapath.close
 
 
-def close_audited(engine: PythonDatapath) -> None:
-    """`PythonDatapath.close` between two looks at the ledger."""
-    _audit(engine, "before closing")
-    _close(engine)
-    _audit(engine, "after closing")
+def audited(close: Callable[[Any], None]) -> Callable[[Any], None]:
+    """An engine's `close` between two looks at the ledger."""
+
+    def close_audited(engine: Datapath) -> None:
+        _audit(engine, "before closing")
+        close(engine)
+        _audit(engine, "after closing")
+
+    return close_audited
 
 
-def _audit(engine: PythonDatapath, when: str) -> None:
+def engines() -> list[Any]:
+    """The classes of all engines of this build."""
+    found: list[Any] = [PythonDatapath]
+    if native_obstacle() is None:
+        found.append(importlib.import_module("tunnel.nativedatapath").NativeDatapath)
+    return found
+
+
+def _audit(engine: Datapath, when: str) -> None:
     ledger = engine.statistics().ledger
     _audited.append(ledger.balances)
     if not ledger.balances:
@@ -37,6 +53,9 @@ def _audit(engine: PythonDatapath, when: str) -> None:
 def change(assignment: str) -> None:
     """Sets a constant (`module.NAME=5`) to a whole number."""
     place, _, value = assignment.partition("=")
+    if place == "engine":
+        os.environ["WEFT_ENGINE"] = value
+        return
     module, _, name = place.rpartition(".")
     found = importlib.import_module(module)
     getattr(found, name)  # a constant that is not there must not be invented
@@ -47,7 +66,8 @@ def main(arguments: list[str]) -> None:
     split = arguments.index("--")
     for assignment in arguments[:split]:
         change(assignment)
-    setattr(PythonDatapath, "close", close_audited)  # noqa: B010  (mypy forbids the plain form)
+    for engine in engines():
+        engine.close = audited(engine.close)
     code = weft.main(arguments[split + 1 :], standalone_mode=False)
     sys.exit(code if all(_audited) else UNBALANCED)
 

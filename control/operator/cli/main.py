@@ -11,8 +11,10 @@ import difflib
 import json
 import os
 import pkgutil
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import click
@@ -34,6 +36,10 @@ COMMANDS = {
     "routes": ("control.operator.cli.tables:routes", "Behind which node each subnet is."),
     "flows": ("control.operator.cli.tables:flows", "The verdicts that are remembered."),
     "drops": ("control.operator.cli.tables:drops", "Why frames went no further, and how many."),
+    "leases": (
+        "control.operator.cli.leases:leases",
+        "Whose each subnet is; take one back; mend a founder.",
+    ),
     "members": ("control.operator.cli.pool:members", "Everybody in the gossip pool."),
     "join": ("control.operator.cli.pool:join", "Join the pool these hosts are in."),
     "leave": ("control.operator.cli.pool:leave", "Leave the pool; static peers stay."),
@@ -91,7 +97,8 @@ class LazyGroup(click.Group):
         options["prog_name"] = "weft"
         code: object
         try:
-            code = super().main(arguments, standalone_mode=False, **options)
+            with _ends_when_told() if arguments[:1] == ["run"] else nullcontext():
+                code = super().main(arguments, standalone_mode=False, **options)
         except (click.Abort, KeyboardInterrupt):
             code = ExitCode.INTERRUPTED
         except click.exceptions.NoArgsIsHelpError as error:
@@ -113,6 +120,16 @@ class LazyGroup(click.Group):
         from importlib.metadata import entry_points
 
         return {entry.name: entry for entry in entry_points(group=STANDALONE)}
+
+
+@contextmanager
+def _ends_when_told() -> Iterator[None]:
+    """A daemon told to end while it still imports its libraries has ended well: nothing is made yet."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.OK))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _failure(error: click.ClickException | Failure | WeftError) -> Failure:

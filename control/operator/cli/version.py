@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 from importlib.metadata import PackageNotFoundError
@@ -11,18 +10,17 @@ from importlib.metadata import version as installed_version
 import click
 
 from control.operator import views
+from control.operator.build import native_obstacle
 from control.operator.cli.output import json_option, print_json
 from control.operator.failure import Failure
-
-NATIVE_MODULE = "tunnel._native"
 
 
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
     """This build: version, engines, Python, kernel."""
-    is_built = importlib.util.find_spec(NATIVE_MODULE) is not None
-    reason = "" if is_built else f"{NATIVE_MODULE} is not installed: it is built where cargo is"
+    reason = native_obstacle() or ""
+    is_built = not reason
     data = {
         "version": _version(),
         "engine": "native" if is_built else "python",

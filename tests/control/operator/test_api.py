@@ -309,7 +309,10 @@ def test_members_are_a_list_with_exactly_the_contracts_keys(api: Path) -> None:
 @pytest.mark.usefixtures("pool")
 def test_status_tells_of_the_pool_where_there_is_one(api: Path) -> None:
     gossip = Client(str(api)).ask("status")["gossip"]
-    assert gossip.keys() == {"address", "encrypted", "members", "health", "has_left", "refused"}
+    assert gossip.keys() == {
+        *("address", "encrypted", "members", "health", "has_left", "refused"),
+        *("records", "records_refused"),
+    }
     assert gossip["refused"] == {"MALFORMED": 12, "WRONG_KEY": 3}
 
 
@@ -395,6 +398,7 @@ def test_metrics_of_the_pool_are_there_where_there_is_one(daemon: FakeDaemon, so
     refused = {key[1]: value for key, value in samples.items() if key[0] == "weft_gossip_refused_total"}
     assert refused == {reason.name: 0 for reason in Refusal} | {"MALFORMED": 12, "WRONG_KEY": 3}
     assert samples[("weft_gossip_health",)] == 1
+    assert [samples["weft_loop_lag_seconds", share] for share in ("0.5", "0.99", "1")] == [0.001, 0.02, 0.5]
 
 
 def test_it_runs_on_uvloop_too(daemon: FakeDaemon, socket_path: Path) -> None:

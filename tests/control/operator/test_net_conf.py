@@ -53,7 +53,7 @@ def mistakes(text: str) -> list[str]:
                 "SubnetMax": "10.5.224.0",
                 "Backend": {"Type": "vxlan", "DirectRouting": True, "GBP": False},
             },
-            {"encap": "vxlan", "port": 8472, "vni": 1},
+            {"encap": "vxlan", "port": 8472, "vni": 1, "subnet_len": 20},
         ),
     ],
 )

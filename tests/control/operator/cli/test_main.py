@@ -51,6 +51,18 @@ def test_a_quick_command_imports_nothing_heavy(arguments: list[str]) -> None:
     assert imported_by(*arguments).isdisjoint(HEAVY)
 
 
+def test_a_daemon_told_to_end_before_it_has_begun_ends_well() -> None:
+    program = (
+        "import os, signal\n"
+        "from control.operator.cli import main, run\n"
+        "run.load = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "main.weft.main(['run'])"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_help_lists_every_command(run: Run) -> None:
     text = run("--help").stdout
     assert all(f"\n  {name} " in text for name in COMMANDS)
@@ -192,7 +204,10 @@ def test_what_stops_the_daemon_is_told_in_three_lines(
 
 
 @pytest.mark.usefixtures("daemon_module")
-def test_run_refuses_what_this_build_cannot_do_before_the_daemon_is_asked(run: Run) -> None:
+def test_run_refuses_what_this_build_cannot_do_before_the_daemon_is_asked(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control.operator.checks.native_obstacle", lambda: "it was not built")
     result = run("run", "--vni", "42", "--engine", "native")
     assert result.exit_code == 2
-    assert "node.engine: this build has no native engine yet" in result.stderr
+    assert "node.engine: this build has no native engine: it was not built" in result.stderr

@@ -89,11 +89,13 @@ impl<S: Copy + Eq + Hash> FairBuckets<S> {
     }
 }
 
-/// Who asks: a MAC behind the device, or a VTEP by its number.
+/// Who asks: a station behind the device, or a VTEP by its number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Source {
     /// Behind the device.
     Mac([u8; 6]),
+    /// Behind the device of a network of bare packets.
+    Address([u8; 4]),
     /// Behind the tunnel.
     Vtep(u32),
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! drain ─▶ flow remembered? ─▶ offer ─▶ door ─▶ flush ─▶ one sendmmsg
-//!            └▶ ask               └▶ a super-frame: cut ─▶ its segments to the same door
+//!            └▶ ask               └▶ a super-frame ─▶ whole, by the super door
+//!                                                   └▶ cut ─▶ its segments to the same door
 //! ```
 //!
 //! Frames are read one behind the other into the arena, each where its VXLAN header can be written over the end of
@@ -25,31 +26,32 @@ use crate::bucket::Source;
 use crate::ecn::inner_ecn_untrusted;
 use crate::entropy::flow_hash_untrusted;
 use crate::flows::{Key, Owner, Verdict};
-use crate::lane::{HEADER_LENGTH, Lane, Point};
+use crate::lane::{HEADER_LENGTH, Lane, Network, Point};
 use crate::octets::{ETHERNET_LENGTH, FRAGMENT, IPV4, IPV6, SYN, TCP, octet, word};
+use crate::packet::{LEAD, source_of_untrusted};
 use crate::reason::Reason;
 use crate::repair::syn_mss_untrusted;
-use crate::split::{Plan, plan_untrusted};
+use crate::split::{Plan, locate_untrusted, plan_untrusted};
 use crate::sys::{self, MESSAGES_MAX, Outgoing, errno};
 use crate::upcalls::{Held, Notice, source_mac};
-use crate::vnet::{VNET_LENGTH, Vnet};
+use crate::vnet::{GSO_NONE, VNET_LENGTH, Vnet};
 
 /// A drain ends after so many reads …
-const READS_PER_TURN: usize = 128;
+pub(crate) const READS_PER_TURN: usize = 128;
 /// … or so many octets, so that the other direction gets its turn.
-const OCTETS_PER_TURN: usize = 256 << 10;
+pub(crate) const OCTETS_PER_TURN: usize = 256 << 10;
 /// Octets of the longest frame a device gives.
-const FRAME_MAX: usize = 65_535 + ETHERNET_LENGTH + 4;
+pub(crate) const FRAME_MAX: usize = 65_535 + ETHERNET_LENGTH + 4;
 /// Room for a turn's frames and one more that began just before its end.
-pub const ARENA_OCTETS: usize = 2 + OCTETS_PER_TURN + HEADER_LENGTH + VNET_LENGTH + FRAME_MAX;
-/// A full message leaves at once, so that the other end works while we do.
-const FLUSH_MESSAGES: usize = 2;
+pub const ARENA_OCTETS: usize = OCTETS_PER_TURN + LEAD + FRAME_MAX;
+/// What is full leaves at once, so that the other end works while we do; what a burst leaves over goes with it.
+const FLUSH_MESSAGES: usize = 3;
 
 /// Where the octets of one datagram lie in the arena: its VXLAN header and its frame.
 #[derive(Clone, Copy)]
-struct Datagram {
-    at: usize,
-    end: usize,
+pub(crate) struct Datagram {
+    pub at: usize,
+    pub end: usize,
 }
 
 impl Datagram {
@@ -57,16 +59,16 @@ impl Datagram {
         self.end - self.at
     }
 
-    fn frame(self) -> std::ops::Range<usize> {
+    pub fn frame(self) -> std::ops::Range<usize> {
         self.at + HEADER_LENGTH..self.end
     }
 }
 
 /// What a frame is sent with.
 #[derive(Clone, Copy)]
-struct Mark {
-    entropy: u32,
-    ecn: u8,
+pub(crate) struct Mark {
+    pub entropy: u32,
+    pub ecn: u8,
 }
 
 impl Mark {
@@ -81,6 +83,9 @@ impl Lane {
     /// HOT PATH: copies nothing, and builds nothing for a flow that is known.
     pub fn drain_device(&mut self, network: u32, now: f64) -> usize {
         let Some(network_) = self.network(network) else { return 0 };
+        if network_.subnets.is_some() {
+            return self.drain_packets(network, now);
+        }
         let (fd, header) = (network_.device, network_.header);
         let mut arena = mem::take(&mut self.arena);
         let (mut at, mut frames) = (2, 0);
@@ -111,7 +116,7 @@ impl Lane {
     }
 
     /// A device that is gone would wake us without end.
-    fn stop_if_gone(&mut self, network: u32, error: &Error) {
+    pub(crate) fn stop_if_gone(&mut self, network: u32, error: &Error) {
         if matches!(errno(error), libc::EBADFD | libc::EBADF | libc::ENODEV | libc::ENXIO)
             && let Some(network) = self.network(network)
         {
@@ -174,7 +179,7 @@ impl Lane {
         self.arena = arena;
     }
 
-    fn carry_verdict(
+    pub(crate) fn carry_verdict(
         &mut self,
         network: u32,
         verdict: Verdict,
@@ -189,6 +194,11 @@ impl Lane {
                 self.offer(network, vtep, arena, datagram, vnet, mark);
             }
             Verdict::Replicate => self.replicate(network, arena, datagram, vnet, now),
+            Verdict::Drop(reason)
+                if self.network(network).is_some_and(|network| network.subnets.is_some()) =>
+            {
+                self.refuse_packet(network, reason, &arena[datagram.frame()], now);
+            }
             Verdict::Drop(reason) => self.book.drop(reason, Some(network), &arena[datagram.frame()], None, 1),
             // Never decided for egress; a frame that came from the device does not go back there.
             Verdict::Deliver => {
@@ -219,7 +229,7 @@ impl Lane {
     // ── Super-frames and unfinished checksums ───────────────────────────────────────────────────────────
 
     /// One frame for one VTEP; what its virtio header is now, its checksum perhaps being finished.
-    fn offer(
+    pub(crate) fn offer(
         &mut self,
         network: u32,
         vtep: u32,
@@ -234,14 +244,18 @@ impl Lane {
             return vnet;
         };
         let payload_max = HEADER_LENGTH + vtep_.frame_max;
+        let hidden = self.network(network).map_or(0, Network::hidden);
         if vnet == Vnet::default() {
             if datagram.octets() > payload_max {
                 self.too_big(vtep, &arena[datagram.frame()], false);
             } else {
-                let piece =
-                    Piece { place: Place::Arena, at: datagram.at as u32, length: datagram.octets() as u32 };
-                self.put(vtep, &[piece], datagram.octets(), mark, arena);
+                let (at, octets) = (datagram.at + hidden, datagram.octets() - hidden);
+                let piece = Piece { place: Place::Arena, at: at as u32, length: octets as u32 };
+                self.put(vtep, &[piece], octets, mark, arena);
             }
+            return vnet;
+        }
+        if vnet.gso_type != GSO_NONE && self.goes_whole(network, vtep, arena, datagram, vnet, mark) {
             return vnet;
         }
         match plan_untrusted(&vnet, &mut arena[datagram.frame()], HEADER_LENGTH, payload_max) {
@@ -262,8 +276,76 @@ impl Lane {
         }
     }
 
+    /// Whether a super-frame left as one super-packet; if not, it takes the lower door.
+    ///
+    /// Frames that are no super-frames take the sockets all the while, from the same thread and port, to the same
+    /// device: a flow whose bursts come this way was never seen out of order there.
+    fn goes_whole(
+        &mut self,
+        network: u32,
+        vtep: u32,
+        arena: &[u8],
+        datagram: Datagram,
+        vnet: Vnet,
+        mark: Mark,
+    ) -> bool {
+        let Some(vtep_) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return false };
+        let Some(door) = vtep_.super_door.as_mut() else {
+            if mem::take(&mut vtep_.wants_door) {
+                self.notice(Notice::WantsDoor { vtep });
+            }
+            return false;
+        };
+        let Some(cut) = locate_untrusted(&vnet, &arena[datagram.frame()]) else { return false };
+        if !door.takes(&cut, datagram.octets(), vtep_.frame_max) || !door.is_open(sys::now()) {
+            return false;
+        }
+        let index = mark.entropy as usize & (vtep_.doors.len() - 1);
+        let waiting = vtep_.doors[index].len();
+        if waiting > 0 {
+            self.flush(vtep, index, waiting, arena); // what the flow sent before stays before
+        }
+        let Lane { vteps, book, .. } = self;
+        let Some(vtep_) = vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return false };
+        let Some(door) = vtep_.super_door.as_mut() else { return false };
+        let fd = door.fd();
+        let before = door.fill(vnet.gso_type, &cut, datagram.octets(), index, mark.ecn);
+        match sys::write(fd, &[IoSlice::new(before), IoSlice::new(&arena[datagram.at..datagram.end])]) {
+            Ok(_) => {
+                book.sent += 1;
+                vtep_.traffic.sent_frames += 1;
+                vtep_.traffic.sent_octets += (datagram.octets() - HEADER_LENGTH) as u64;
+                if book.is_watched {
+                    book.show(Point::UnderlaySend, Some(network), arena[datagram.frame()].to_vec(), None);
+                }
+                true
+            }
+            Err(error) if is_full(errno(&error)) => {
+                let drops = Some(&mut vtep_.drops);
+                book.drop(Reason::UNDERLAY_FULL, Some(network), &arena[datagram.frame()], drops, 1);
+                true
+            }
+            Err(error) => {
+                if errno(&error) != libc::EINVAL {
+                    // That one the frame's contents can cause: it changes no rung.
+                    self.shut_door(vtep, errno(&error), false);
+                }
+                false
+            }
+        }
+    }
+
+    /// Has no super door to the VTEP any more, which has failed, or a socket towards it has.
+    fn shut_door(&mut self, vtep: u32, errno: i32, is_socket: bool) {
+        let Some(vtep_) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
+        if vtep_.super_door.take().is_some() {
+            self.notice(Notice::ShutDoor { vtep, errno, is_socket });
+        }
+    }
+
     fn cut(&mut self, vtep: u32, arena: &[u8], datagram: Datagram, cut: &crate::split::Cut, mark: Mark) {
         let (prefix, frame) = (&arena[datagram.at..datagram.at + HEADER_LENGTH], &arena[datagram.frame()]);
+        let hidden = self.vtep(vtep).and_then(|vtep| self.network(vtep.network)).map_or(0, Network::hidden);
         let frame_at = datagram.at + HEADER_LENGTH;
         self.book.generated += cut.segments(frame.len()) as u64 - 1;
         let mut scratch = mem::take(&mut self.scratch);
@@ -273,15 +355,16 @@ impl Lane {
         for segment in segments {
             let header = Piece {
                 place: Place::Scratch,
-                at: segment.header_at as u32,
-                length: segment.header_length as u32,
+                at: (segment.header_at + hidden) as u32,
+                length: (segment.header_length - hidden) as u32,
             };
             let payload = Piece {
                 place: Place::Arena,
                 at: (frame_at + segment.payload_at) as u32,
                 length: segment.payload_length as u32,
             };
-            self.put(vtep, &[header, payload], segment.header_length + segment.payload_length, mark, arena);
+            let octets = segment.header_length - hidden + segment.payload_length;
+            self.put(vtep, &[header, payload], octets, mark, arena);
         }
     }
 
@@ -306,7 +389,7 @@ impl Lane {
     }
 
     /// Sends whatever waits.
-    fn flush_all(&mut self, arena: &[u8]) {
+    pub(crate) fn flush_all(&mut self, arena: &[u8]) {
         let mut open = mem::take(&mut self.open);
         for (vtep, index) in open.drain(..) {
             let waiting = self.vtep(vtep).and_then(|vtep| vtep.doors.get(index)).map_or(0, |door| door.len());
@@ -318,13 +401,11 @@ impl Lane {
 
     /// HOT PATH: sends the first messages of a door, and takes them out whatever comes of that.
     fn flush(&mut self, vtep: u32, index: usize, count: usize, arena: &[u8]) {
-        let Some(mut vtep_) = self.vteps.get_mut(vtep as usize).and_then(Option::take) else { return };
+        let Lane { vteps, underlays, .. } = self;
+        let Some(vtep_) = vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
         let mut door = mem::take(&mut vtep_.doors[index]);
-        let pool =
-            vtep_.underlay.and_then(|number| self.underlays.get(number as usize)).map(|own| &own.senders);
-        let sender = pool.and_then(|pool| pool.get(index).copied());
-        let address = vtep_.address;
-        self.vteps[vtep as usize] = Some(vtep_);
+        let pool = vtep_.underlay.and_then(|number| underlays.get(number as usize)).map(|own| &own.senders);
+        let (sender, address) = (pool.and_then(|pool| pool.get(index).copied()), vtep_.address);
         let scratch = mem::take(&mut self.scratch);
         let buffers = Buffers { arena, scratch: &scratch };
         let mut at = 0;
@@ -351,14 +432,16 @@ impl Lane {
     }
 
     fn sent(&mut self, vtep: u32, message: &Message, buffers: Buffers<'_>) {
-        let Lane { vteps, book, .. } = self;
+        let Lane { vteps, networks, book, .. } = self;
         let Some(vtep) = vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
+        let Some(network) = networks.get(vtep.network as usize).and_then(Option::as_ref) else { return };
+        let prefix = if network.subnets.is_some() { 0 } else { HEADER_LENGTH };
         book.sent += message.count as u64;
         vtep.traffic.sent_frames += message.count as u64;
-        vtep.traffic.sent_octets += (message.octets - HEADER_LENGTH * message.count) as u64;
+        vtep.traffic.sent_octets += (message.octets - prefix * message.count) as u64;
         if book.is_watched {
             for datagram in message.datagrams(buffers) {
-                book.show(Point::UnderlaySend, Some(vtep.network), datagram[HEADER_LENGTH..].to_vec(), None);
+                book.show(Point::UnderlaySend, Some(vtep.network), network.frame_of(&datagram), None);
             }
         }
     }
@@ -389,16 +472,24 @@ impl Lane {
             return self.send_singly(vtep, sender, message.ecn, &datagrams, number);
         }
         for datagram in datagrams {
-            self.refuse(vtep, &datagram[HEADER_LENGTH..], number);
+            self.refuse(vtep, &datagram, number);
         }
     }
 
-    /// One frame is not sent, for that errno.
-    fn refuse(&mut self, vtep: u32, frame: &[u8], number: i32) {
+    /// One datagram is not sent, for that errno.
+    fn refuse(&mut self, vtep: u32, datagram: &[u8], number: i32) {
+        let network = self.vtep(vtep).and_then(|vtep| self.network(vtep.network));
+        let Some(frame) = network.map(|network| network.frame_of(datagram)) else { return };
+        let frame = &frame[..];
         if number == libc::EMSGSIZE {
             return self.too_big(vtep, frame, true);
         }
-        let reason = if is_full(number) { Reason::UNDERLAY_FULL } else { Reason::UNDERLAY_ERROR };
+        let mut reason = Reason::UNDERLAY_FULL;
+        if !is_full(number) {
+            // A rule against it, no route, nobody there: not past the host's back.
+            reason = Reason::UNDERLAY_ERROR;
+            self.shut_door(vtep, number, true);
+        }
         let Some(vtep) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
         self.book.drop(reason, Some(vtep.network), frame, Some(&mut vtep.drops), 1);
     }
@@ -436,7 +527,14 @@ impl Lane {
     fn too_big(&mut self, vtep: u32, frame: &[u8], is_news: bool) {
         let Some(vtep_) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
         self.book.drop(Reason::MTU_EXCEEDED, Some(vtep_.network), frame, Some(&mut vtep_.drops), 1);
-        let is_answered = self.meter.errors.take(Source::Mac(source_mac(frame)), sys::now());
+        let is_packet =
+            self.networks[vtep_.network as usize].as_ref().is_some_and(|network| network.subnets.is_some());
+        let source = if is_packet {
+            Source::Address(source_of_untrusted(frame))
+        } else {
+            Source::Mac(source_mac(frame))
+        };
+        let is_answered = self.meter.errors.take(source, sys::now());
         if is_answered || is_news {
             self.notice(Notice::TooBig { vtep, frame: frame.to_vec(), is_answered, is_news });
         }
@@ -445,7 +543,7 @@ impl Lane {
     /// Gives the network's device a frame of our own making.
     pub fn write_own(&mut self, network: u32, frame: &[u8]) {
         let Some(fd) = self.network(network).map(|network| network.device) else { return };
-        let mut writer = crate::ingress::Writer { fd, network, book: &mut self.book, drops: None };
+        let mut writer = crate::ingress::Writer { fd, network, book: &mut self.book, drops: None, hidden: 0 };
         writer.put(Vnet::default(), &[IoSlice::new(frame)], 1);
     }
 }

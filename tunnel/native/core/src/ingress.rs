@@ -32,99 +32,133 @@ const I_WORD: u32 = 0x0800_0000;
 const FLOW_END: usize = HEADER_LENGTH + 14;
 
 /// What is known of a datagram beside its octets.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Sender {
     port: u32,
     host: Host,
     is_marked: bool,
 }
 
+/// Datagrams side by side in the buffer that agree in sender, VXLAN header, MACs and EtherType: one flow's.
+#[derive(Clone, Copy)]
+pub(crate) struct Group {
+    at: usize,
+    end: usize,
+    /// Octets of each datagram, the last perhaps shorter.
+    stride: usize,
+    sender: Sender,
+    /// The size its sender cut a super-frame to, which fills the group.
+    segment_size: Option<usize>,
+}
+
+impl Group {
+    fn count(&self) -> usize {
+        (self.end - self.at).div_ceil(self.stride)
+    }
+
+    /// Whether the other group may be carried together with this one.
+    fn goes_with(&self, other: &Group, buffer: &[u8]) -> bool {
+        let head = |group: &Group| &buffer[group.at..group.at + FLOW_END];
+        other.may_join() && self.sender == other.sender && head(self) == head(other)
+    }
+
+    fn may_join(&self) -> bool {
+        let is_whole = self.stride >= FLOW_END && self.end - self.at >= FLOW_END;
+        is_whole && self.segment_size.is_none() && !self.sender.is_marked
+    }
+}
+
 impl Lane {
     /// Reads a turn's datagrams from a port; how many reads gave something.
     pub fn drain_port(&mut self, port: u32, now: f64) -> usize {
-        let Some(fd) = self.ports.get(port as usize).and_then(Option::as_ref).map(|port| port.fd) else {
-            return 0;
-        };
+        let Some(port_) = self.ports.get(port as usize).and_then(Option::as_ref) else { return 0 };
+        let (fd, of_packets) = (port_.fd, port_.of_packets());
         let mut buffer = mem::take(&mut self.received);
+        let mut groups = mem::take(&mut self.groups);
         let mut arrived = [Arrived { length: 0, host: [0; 16], stride: None, ecn: 0 }; READS_PER_TURN];
         // An error here is an old send's misfortune; the next call goes on.
         let count = sys::receive_many(fd, &mut buffer, DATAGRAM_ROOM, &mut arrived).unwrap_or(0);
-        for (part, arrived) in buffer.chunks_exact_mut(DATAGRAM_ROOM).zip(&arrived[..count]) {
-            let octets = &mut part[..arrived.length];
-            let sender = Sender { port, host: arrived.host, is_marked: arrived.ecn == CE };
-            match arrived.stride {
-                Some(stride) if stride < octets.len() => {
-                    let frame = octets.get(HEADER_LENGTH..).unwrap_or(&[]);
-                    if is_super_frame_untrusted(frame) {
-                        self.receive(sender, octets, Some(stride), now);
-                    } else {
-                        self.receive_run(sender, octets, stride, now);
-                    }
-                }
-                _ => self.receive(sender, octets, None, now),
+        for (index, read) in arrived[..count].iter().enumerate() {
+            if let Some(network) = of_packets {
+                let start = index * DATAGRAM_ROOM;
+                self.receive_packets(network, &buffer[start..start + read.length], read, now);
+                continue;
             }
+            group(&buffer, index * DATAGRAM_ROOM, read, port, &mut groups);
         }
-        self.received = buffer;
+        self.receive_groups(&mut buffer, &groups, now);
+        groups.clear();
+        (self.received, self.groups) = (buffer, groups);
         count
     }
 
-    /// A run of datagrams of `stride` octets, the last perhaps shorter, all from one sender.
-    ///
-    /// HOT PATH: neighbours that agree in VXLAN header, MACs and EtherType are one flow's, and are looked at once.
-    fn receive_run(&mut self, sender: Sender, run: &mut [u8], stride: usize, now: f64) {
-        let (mut at, end) = (0, run.len());
-        while at < end {
-            let mut after = at + stride;
-            let first = &run[at..end.min(at + FLOW_END)];
-            while after < end && &run[after..end.min(after + FLOW_END)] == first {
-                after += stride;
+    /// Carries what was read: neighbouring groups of one flow together, even from different reads.
+    fn receive_groups(&mut self, buffer: &mut [u8], groups: &[Group], now: f64) {
+        let mut at = 0;
+        while let Some(first) = groups.get(at) {
+            let mut end = at + 1;
+            if first.may_join() && !self.book.is_watched {
+                end += groups[end..].iter().take_while(|group| first.goes_with(group, buffer)).count();
             }
-            self.receive_group(sender, &mut run[at..end.min(after)], stride, now);
-            at = after;
+            let alike = &groups[at..end];
+            at = end;
+            if self.receive_alike(buffer, alike, now) {
+                continue;
+            }
+            for group in alike {
+                if group.at == group.end {
+                    self.receive(group.sender, &mut [], None, now); // an empty datagram is one, too
+                }
+                for datagram in buffer[group.at..group.end].chunks_mut(group.stride) {
+                    self.receive(group.sender, datagram, group.segment_size, now);
+                }
+            }
         }
     }
 
-    /// Datagrams of one flow: carried together where its verdict is to deliver, else one by one.
-    fn receive_group(&mut self, sender: Sender, group: &mut [u8], stride: usize, now: f64) {
-        if group.len() > stride
-            && !sender.is_marked
-            && !self.book.is_watched
-            && let Some((network, vtep, verdict)) = self.note_known(sender, group, stride, now)
-        {
-            return self.carry_together(network, vtep, verdict, group, stride);
+    /// Datagrams of one flow, carried together; false where each has to be looked at closer.
+    ///
+    /// HOT PATH: they are looked up at once.
+    fn receive_alike(&mut self, buffer: &[u8], groups: &[Group], now: f64) -> bool {
+        let count: usize = groups.iter().map(Group::count).sum();
+        if count < 2 || !groups[0].may_join() || self.book.is_watched {
+            return false;
         }
-        for datagram in group.chunks_mut(stride) {
-            self.receive(sender, datagram, None, now);
-        }
+        let octets: usize = groups.iter().map(|group| group.end - group.at).sum();
+        let frame_octets = octets.saturating_sub(HEADER_LENGTH * count) as u64;
+        let Some(known) = self.note_known(&groups[0], buffer, (count as u64, frame_octets), now) else {
+            return false;
+        };
+        let datagrams = groups.iter().flat_map(|group| buffer[group.at..group.end].chunks(group.stride));
+        let frames: Vec<&[u8]> =
+            datagrams.map(|datagram| &datagram[HEADER_LENGTH.min(datagram.len())..]).collect();
+        self.carry_together(known, &frames);
+        true
     }
 
-    /// The flow of a group with nothing to object to, counted; None where each has to be looked at closer.
+    /// The flow of a group with nothing to object to, counted with so many frames and octets.
     fn note_known(
         &mut self,
-        sender: Sender,
-        group: &[u8],
-        stride: usize,
+        group: &Group,
+        buffer: &[u8],
+        (frames, octets): (u64, u64),
         now: f64,
     ) -> Option<(u32, u32, Verdict)> {
-        if stride < FLOW_END {
-            return None;
-        }
-        let vni_word = long(group, 4)?;
-        if long(group, 0)? != I_WORD || vni_word & 0xFF != 0 {
+        let first = &buffer[group.at..group.end];
+        let vni_word = long(first, 4)?;
+        if long(first, 0)? != I_WORD || vni_word & 0xFF != 0 {
             return None;
         }
         let Lane { networks, vteps, ports, book, .. } = self;
-        let network = *ports.get(sender.port as usize)?.as_ref()?.networks.get(&(vni_word >> 8))?;
+        let network = *ports.get(group.sender.port as usize)?.as_ref()?.networks.get(&(vni_word >> 8))?;
         let network_ = networks.get(network as usize)?.as_ref()?;
-        let vtep = *network_.hosts.get(&sender.host)?;
+        let vtep = *network_.hosts.get(&group.sender.host)?;
         let vtep_ = vteps.get_mut(vtep as usize)?.as_mut()?;
-        let key: &Key = group[HEADER_LENGTH..].first_chunk()?;
+        let key: &Key = first[HEADER_LENGTH..].first_chunk()?;
         if key[0] & 1 != 0 {
             return None;
         }
         let flow = vtep_.ingress.find(key)?;
-        let frames = group.len().div_ceil(stride) as u64;
-        let octets = group.len() as u64 - HEADER_LENGTH as u64 * frames;
         book.received += frames;
         vtep_.traffic.received_frames += frames;
         vtep_.traffic.received_octets += octets;
@@ -194,7 +228,7 @@ impl Lane {
     }
 
     /// HOT PATH: one frame, repaired on the way.
-    fn carry_one(
+    pub(crate) fn carry_one(
         &mut self,
         network: u32,
         vtep: u32,
@@ -205,7 +239,8 @@ impl Lane {
         let Lane { networks, vteps, book, .. } = self;
         let Some(network_) = networks.get(network as usize).and_then(Option::as_ref) else { return };
         let drops = vteps.get_mut(vtep as usize).and_then(Option::as_mut).map(|vtep| &mut vtep.drops);
-        let mut writer = Writer { fd: network_.device, network, book, drops };
+        let hidden = network_.hidden().saturating_sub(HEADER_LENGTH);
+        let mut writer = Writer { fd: network_.device, network, book, drops, hidden };
         if let Err(reason) = delivered(verdict) {
             return writer.lose(reason, frame);
         }
@@ -219,14 +254,13 @@ impl Lane {
         }
     }
 
-    /// HOT PATH: frames of one flow that came in one read, merged where TCP and UDP allow it.
-    fn carry_together(&mut self, network: u32, vtep: u32, verdict: Verdict, group: &[u8], stride: usize) {
+    /// HOT PATH: frames of one flow that came in one turn, merged where TCP and UDP allow it.
+    pub(crate) fn carry_together(&mut self, (network, vtep, verdict): (u32, u32, Verdict), frames: &[&[u8]]) {
         let Lane { networks, vteps, book, bounds, .. } = self;
         let Some(network_) = networks.get(network as usize).and_then(Option::as_ref) else { return };
         let drops = vteps.get_mut(vtep as usize).and_then(Option::as_mut).map(|vtep| &mut vtep.drops);
-        let mut writer = Writer { fd: network_.device, network, book, drops };
-        let frames: Vec<&[u8]> =
-            group.chunks(stride).map(|datagram| &datagram[HEADER_LENGTH.min(datagram.len())..]).collect();
+        let hidden = network_.hidden().saturating_sub(HEADER_LENGTH);
+        let mut writer = Writer { fd: network_.device, network, book, drops, hidden };
         if let Err(reason) = delivered(verdict) {
             return frames.iter().for_each(|frame| writer.lose(reason, frame));
         }
@@ -239,12 +273,44 @@ impl Lane {
             mss: network_.segment_limit(frames[0]),
             segments_max: bounds.write_segments,
         };
-        merge_untrusted(&frames, limits, &mut writer);
+        merge_untrusted(frames, limits, &mut writer);
+    }
+}
+
+/// Sorts what one read gave into groups: a datagram, a super-frame, or a run of equal datagrams cut where the flow
+/// changes.
+fn group(buffer: &[u8], start: usize, read: &Arrived, port: u32, groups: &mut Vec<Group>) {
+    let sender = Sender { port, host: read.host, is_marked: read.ecn == CE };
+    let end = start + read.length;
+    let octets = &buffer[start..end];
+    let stride = read.stride.filter(|stride| *stride < read.length);
+    let Some(stride) = stride else {
+        let stride = read.length.max(1);
+        return groups.push(Group { at: start, end, stride, sender, segment_size: None });
+    };
+    if is_super_frame_untrusted(octets.get(HEADER_LENGTH..).unwrap_or(&[])) {
+        return groups.push(Group {
+            at: start,
+            end,
+            stride: read.length,
+            sender,
+            segment_size: Some(stride),
+        });
+    }
+    let mut at = start;
+    while at < end {
+        let first = &buffer[at..end.min(at + FLOW_END)];
+        let mut after = at + stride;
+        while after < end && &buffer[after..end.min(after + FLOW_END)] == first {
+            after += stride;
+        }
+        groups.push(Group { at, end: end.min(after), stride, sender, segment_size: None });
+        at = after;
     }
 }
 
 /// Why a frame from the tunnel is not delivered, if it is not: no verdict sends it back there.
-fn delivered(verdict: Verdict) -> Result<(), Reason> {
+pub(crate) fn delivered(verdict: Verdict) -> Result<(), Reason> {
     match verdict {
         Verdict::Deliver => Ok(()),
         Verdict::Drop(reason) => Err(reason),
@@ -258,18 +324,21 @@ pub(crate) struct Writer<'a> {
     pub network: u32,
     pub book: &'a mut Book,
     pub drops: Option<&'a mut Drops>,
+    /// How many of a frame's first octets the device does not take: a TUN no Ethernet header.
+    pub hidden: usize,
 }
 
 impl Writer<'_> {
     /// HOT PATH: one frame, or one that stands for several, to the device.
     pub fn put(&mut self, vnet: Vnet, slices: &[IoSlice<'_>], frames: usize) {
-        let header = vnet.build();
+        let header = if self.hidden > 0 { vnet.without_ethernet() } else { vnet }.build();
         let result = if let [frame] = slices {
-            sys::write(self.fd, &[IoSlice::new(&header), *frame])
+            sys::write(self.fd, &[IoSlice::new(&header), IoSlice::new(&frame[self.hidden..])])
         } else {
             let mut gathered = Vec::with_capacity(slices.len() + 1);
             gathered.push(IoSlice::new(&header));
             gathered.extend_from_slice(slices);
+            gathered[1] = IoSlice::new(&slices[0][self.hidden..]); // all headers are in the first
             sys::write(self.fd, &gathered)
         };
         let whole = |slices: &[IoSlice<'_>]| {

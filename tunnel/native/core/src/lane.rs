@@ -21,7 +21,9 @@ use crate::batch::Door;
 use crate::bucket::{Meter, TokenBucket};
 use crate::flows::{Dependents, EGRESS_FLOWS_MAX, FlowTable, INGRESS_FLOWS_MAX, Key, Owner};
 use crate::hash::Seeded;
+use crate::packet::{ETHERNET, LEAD, Subnet, Subnets, WIRE_ID};
 use crate::reason::{REASONS_MAX, Reason};
+use crate::super_packet::SuperDoor;
 use crate::sys::{Address, Bell, Host, Waiter};
 use crate::upcalls::{Notice, Question};
 
@@ -82,6 +84,8 @@ pub struct Network {
     pub repairs: bool,
     /// Whether the device takes UDP segments joined into one frame.
     pub merges_udp: bool,
+    /// Whose subnets are where; None: the network carries frames.
+    pub subnets: Option<Subnets>,
     /// Egress flows.
     pub egress: FlowTable,
     /// Sender's host → VTEP.
@@ -95,6 +99,16 @@ pub struct Network {
 }
 
 impl Network {
+    /// Octets of a datagram in its slot before what is sent: of a bare packet all its lead.
+    pub(crate) fn hidden(&self) -> usize {
+        if self.subnets.is_some() { LEAD } else { 0 }
+    }
+
+    /// A frame as the engine holds it, from what was sent of it.
+    pub(crate) fn frame_of(&self, sent: &[u8]) -> Vec<u8> {
+        if self.subnets.is_some() { [&ETHERNET[..], sent].concat() } else { sent[HEADER_LENGTH..].to_vec() }
+    }
+
     /// A receiver behind our device takes no TCP segment above `mss` octets from that MAC pair.
     pub fn note_segment_limit(&mut self, ingress_key: Key, mss: u16) {
         match self.limits.get_mut(&ingress_key) {
@@ -136,6 +150,10 @@ pub struct Vtep {
     pub ingress: FlowTable,
     /// What waits to be sent, by sender of the pool.
     pub doors: Vec<Door>,
+    /// Where super-frames leave whole, if they may.
+    pub super_door: Option<SuperDoor>,
+    /// Whether somebody shall be told when there are super-frames without such a door.
+    pub wants_door: bool,
     /// What went and came.
     pub traffic: Traffic,
     /// What was dropped of it.
@@ -166,6 +184,13 @@ pub struct Port {
     pub fd: RawFd,
     /// VNI → network.
     pub networks: HashMap<u32, u32, Seeded>,
+}
+
+impl Port {
+    /// The network of bare packets that has the port for itself.
+    pub(crate) fn of_packets(&self) -> Option<u32> {
+        self.networks.get(&WIRE_ID).copied()
+    }
 }
 
 /// Where an observer sees a frame, as `tunnel.interfaces.Point` has them, in its order.
@@ -310,6 +335,8 @@ pub struct Lane {
     pub(crate) open: Vec<(u32, usize)>,
     // Ingress.
     pub(crate) received: Vec<u8>,
+    pub(crate) groups: Vec<crate::ingress::Group>,
+    pub(crate) apart: Vec<u8>,
 }
 
 impl Lane {
@@ -336,6 +363,8 @@ impl Lane {
             scratch: Vec::with_capacity(1 << 16),
             open: vec![],
             received: vec![0; crate::ingress::BUFFER_OCTETS],
+            groups: vec![],
+            apart: vec![],
         }
     }
 
@@ -345,7 +374,9 @@ impl Lane {
     pub fn add_network(&mut self, settings: NetworkSettings, now: f64) -> u32 {
         let number = self.networks.len() as u32;
         let mut header = [0x08, 0, 0, 0, 0, 0, 0, 0];
-        header[4..].copy_from_slice(&(settings.vni << 8).to_be_bytes());
+        if let Some(vni) = settings.vni {
+            header[4..].copy_from_slice(&(vni << 8).to_be_bytes());
+        }
         self.networks.push(Some(Network {
             header,
             device: -1,
@@ -354,6 +385,7 @@ impl Lane {
             suppresses: settings.suppresses,
             repairs: settings.repairs,
             merges_udp: false,
+            subnets: settings.vni.is_none().then(Subnets::default),
             egress: FlowTable::new(Owner::Egress(number), EGRESS_FLOWS_MAX),
             hosts: HashMap::with_hasher(Seeded::new()),
             flood: vec![],
@@ -440,7 +472,10 @@ impl Lane {
             underlay: None,
             frame_max: 0,
             ingress: FlowTable::new(Owner::Ingress(number), INGRESS_FLOWS_MAX),
-            doors: vec![],
+            doors: vec![Door::default()],
+            super_door: None,
+            // Of all that is carried, the kernel cuts VXLAN alone.
+            wants_door: self.network(network).is_some_and(|network| network.subnets.is_none()),
             traffic: Traffic::default(),
             drops: [0; REASONS_MAX],
         }));
@@ -473,6 +508,27 @@ impl Lane {
         }
     }
 
+    /// Has super-frames for the VTEP leave through this door from now on, or through none.
+    pub fn use_door(&mut self, vtep: u32, door: Option<SuperDoor>) {
+        if let Some(vtep) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) {
+            vtep.super_door = door;
+        }
+    }
+
+    /// Shuts every super door of an underlay: each must be given again.  Nothing holds their TAP from then on.
+    pub fn suspend(&mut self, underlay: u32) {
+        for vtep in self.vteps.iter_mut().flatten().filter(|vtep| vtep.underlay == Some(underlay)) {
+            vtep.super_door = None;
+        }
+    }
+
+    /// Whether a super door of the underlay was used since the last call.
+    pub fn take_use(&mut self, underlay: u32) -> bool {
+        let own = self.vteps.iter_mut().flatten().filter(|vtep| vtep.underlay == Some(underlay));
+        own.filter_map(|vtep| vtep.super_door.as_mut())
+            .fold(false, |used, door| used | std::mem::take(&mut door.was_used))
+    }
+
     /// Has the VTEP no more.
     pub fn withdraw_vtep(&mut self, vtep: u32) {
         let Some(mut gone) = self.vteps.get_mut(vtep as usize).and_then(Option::take) else { return };
@@ -482,6 +538,13 @@ impl Lane {
                 network.hosts.remove(&gone.host);
             }
             network.flood.retain(|other| *other != vtep);
+        }
+    }
+
+    /// A network of bare packets has these subnets, ours and others'.
+    pub fn program_subnets(&mut self, network: u32, subnets: Vec<Subnet>) {
+        if let Some(network) = self.network_mut(network) {
+            network.subnets = Some(Subnets::new(subnets));
         }
     }
 
@@ -532,12 +595,13 @@ impl Lane {
     }
 
     /// A frame counted as sent was reported undeliverable: it was not sent after all.
-    pub fn lost_after(&mut self, reason: Reason, vtep: u32) {
-        let Some(vtep) = self.vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
-        self.book.sent -= 1;
+    pub fn lost_after(&mut self, reason: Reason, network: Option<u32>, vtep: Option<u32>) {
+        self.book.sent = self.book.sent.saturating_sub(1);
         self.book.dropped += 1;
-        self.book.drops[vtep.network as usize + 1][usize::from(reason.0)] += 1;
-        vtep.drops[usize::from(reason.0)] += 1;
+        self.book.drops[network.map_or(0, |network| network as usize + 1)][usize::from(reason.0)] += 1;
+        if let Some(vtep) = vtep.and_then(|vtep| self.vteps.get_mut(vtep as usize)?.as_mut()) {
+            vtep.drops[usize::from(reason.0)] += 1;
+        }
     }
 
     /// Frames that wait for a verdict.
@@ -563,8 +627,8 @@ impl Lane {
 /// What does not change of a network.
 #[derive(Clone, Copy, Debug)]
 pub struct NetworkSettings {
-    /// Its VNI.
-    pub vni: u32,
+    /// Its VNI; None: it is one of bare packets.
+    pub vni: Option<u32>,
     /// Whether reserved bits are refused.
     pub is_strict: bool,
     /// Whether neighbor discovery must be asked about frame by frame.

@@ -7,6 +7,7 @@
 //! lane      what it touches; programmed, answered and looked at by the loop thread
 //! egress    device → underlay: flow, split, door, sendmmsg
 //! ingress   underlay → device: recvmmsg, flow, merge, repair, writev
+//! packet_…  the same for networks of bare packets, where it differs
 //! upcalls   what is not remembered is asked, and waits
 //! ```
 
@@ -25,9 +26,13 @@ pub mod ingress;
 pub mod lane;
 pub mod merge;
 pub mod octets;
+pub mod packet;
+mod packet_egress;
+mod packet_ingress;
 pub mod reason;
 pub mod repair;
 pub mod split;
+pub mod super_packet;
 pub mod sys;
 #[cfg(test)]
 mod testing;

@@ -41,4 +41,6 @@ reasons! {
     16 UPCALL_OVERFLOW,
     17 UPCALL_TIMEOUT,
     18 BUM_LIMIT,
+    19 NO_ROUTE,
+    20 TTL_EXPIRED,
 }

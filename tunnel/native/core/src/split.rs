@@ -40,10 +40,14 @@ pub enum Plan {
 pub struct Cut {
     version: u8,
     protocol: u8,
-    network_at: usize,
-    l4_at: usize,
-    payload_at: usize,
-    size: usize,
+    /// Where the IP header begins, in octets from the frame's first.
+    pub network_at: usize,
+    /// Where TCP's or UDP's begins.
+    pub l4_at: usize,
+    /// Where what is cut begins.
+    pub payload_at: usize,
+    /// Octets of payload in each segment but the last.
+    pub size: usize,
 }
 
 /// One segment: its headers in the scratch buffer, prefix first, its payload in the frame.
@@ -66,31 +70,31 @@ pub fn plan_untrusted(
     prefix: usize,
     payload_max: usize,
 ) -> Result<Plan, Reason> {
-    let size = usize::from(vnet.gso_size);
-    let l4_at = usize::from(vnet.checksum_start);
     if vnet.gso_type == GSO_NONE {
+        if vnet.flags & NEEDS_CSUM != 0 {
+            finish_checksum(frame, usize::from(vnet.checksum_start), usize::from(vnet.checksum_offset))?;
+        }
         if prefix + frame.len() > payload_max {
             return Err(Reason::MTU_EXCEEDED);
         }
-        if vnet.flags & NEEDS_CSUM != 0 {
-            finish_checksum(frame, l4_at, usize::from(vnet.checksum_offset))?;
-        }
         return Ok(Plan::Whole);
     }
-    let (version, protocol, checksum_offset) = kind(vnet.gso_type).ok_or(Reason::INNER_MALFORMED)?;
-    let is_sound =
-        vnet.flags & NEEDS_CSUM != 0 && size > 0 && usize::from(vnet.checksum_offset) == checksum_offset;
-    let cut = is_sound
-        .then(|| locate(frame, version, protocol, l4_at, size))
-        .flatten()
-        .ok_or(Reason::INNER_MALFORMED)?;
-    if frame.len() - cut.payload_at > size * SUPER_SEGMENTS_MAX {
-        return Err(Reason::INNER_MALFORMED);
-    }
-    if prefix + frame.len().min(cut.payload_at + size) > payload_max {
+    let cut = locate_untrusted(vnet, frame).ok_or(Reason::INNER_MALFORMED)?;
+    if prefix + frame.len().min(cut.payload_at + cut.size) > payload_max {
         return Err(Reason::MTU_EXCEEDED);
     }
     Ok(Plan::Segments(cut))
+}
+
+/// How a super-frame is to be cut; None where it and its virtio header disagree.
+pub fn locate_untrusted(vnet: &Vnet, frame: &[u8]) -> Option<Cut> {
+    let (version, protocol, checksum_offset) = kind(vnet.gso_type)?;
+    let size = usize::from(vnet.gso_size);
+    if vnet.flags & NEEDS_CSUM == 0 || size == 0 || usize::from(vnet.checksum_offset) != checksum_offset {
+        return None;
+    }
+    let cut = locate(frame, version, protocol, usize::from(vnet.checksum_start), size)?;
+    (frame.len() - cut.payload_at <= size * SUPER_SEGMENTS_MAX).then_some(cut)
 }
 
 /// What a super-frame is made of: IP version (0: either), protocol, where its checksum goes.
@@ -188,6 +192,11 @@ fn is_ipv6(frame: &[u8], at: usize, protocol: u8, l4_at: usize) -> Option<bool> 
 // ── Cutting ─────────────────────────────────────────────────────────────────────────────────────────────
 
 impl Cut {
+    /// Where the checksum stands in the TCP or UDP header.
+    pub fn checksum_offset(&self) -> usize {
+        if self.protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM }
+    }
+
     /// How many segments it makes of a frame of that length: one even of no payload.
     pub fn segments(&self, frame_length: usize) -> usize {
         (frame_length - self.payload_at).div_ceil(self.size).max(1)

@@ -290,7 +290,20 @@ pub fn segments_max() -> usize {
 // ── Waiting ─────────────────────────────────────────────────────────────────────────────────────────────
 
 /// A descriptor of our own, closed with it.
-struct Owned(RawFd);
+pub struct Owned(RawFd);
+
+impl Owned {
+    /// Another descriptor of the same thing, which lives on when the first is closed.
+    pub fn duplicate(fd: RawFd) -> Result<Owned> {
+        // SAFETY: it has no pointers.
+        Ok(Owned(checked(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) })?))
+    }
+
+    /// Its number.
+    pub fn fd(&self) -> RawFd {
+        self.0
+    }
+}
 
 impl Drop for Owned {
     fn drop(&mut self) {

@@ -50,6 +50,16 @@ pub struct Question {
     octets: usize,
 }
 
+/// What a question is about.
+pub(crate) struct About {
+    /// Of the flow; None: the answer is true of one frame alone.
+    pub key: Option<Key>,
+    /// Whose share of questions it takes.
+    pub source: Source,
+    /// Whether it is ARP or ND, which have a share of their own.
+    pub is_discovery: bool,
+}
+
 /// What the loop thread has to know besides questions.
 #[derive(Debug)]
 pub enum Notice {
@@ -63,6 +73,31 @@ pub enum Notice {
         is_answered: bool,
         /// Whether the path is narrower than was known.
         is_news: bool,
+    },
+    /// Super-frames are there for a VTEP that has no super door.
+    WantsDoor {
+        /// Which.
+        vtep: u32,
+    },
+    /// A VTEP's super door was shut: it failed, or a socket towards the VTEP did.
+    ShutDoor {
+        /// Which.
+        vtep: u32,
+        /// With this errno.
+        errno: i32,
+        /// Whether a socket said so.
+        is_socket: bool,
+    },
+    /// A packet was dropped whose sender a router tells (within the meter).
+    Refused {
+        /// Of this network.
+        network: u32,
+        /// From this VTEP; None: from the device.
+        vtep: Option<u32>,
+        /// Why.
+        reason: Reason,
+        /// The whole of it, behind an Ethernet header.
+        frame: Vec<u8>,
     },
     /// Several datagrams in one send were refused where single ones go through.
     NoSegmentation {
@@ -105,22 +140,32 @@ impl Lane {
         // Each question is another one, and what is torn is no frame of the flow it seems to belong to.
         let is_flow = !is_discovery && frame.len() >= ETHERNET_LENGTH;
         let key = if is_flow { frame.first_chunk::<12>().copied() } else { None };
-        let known = key.and_then(|key| self.table(owner)?.pending.get(&key).copied());
+        let source = match vtep {
+            Some(vtep) => Source::Vtep(vtep),
+            None => Source::Mac(source_mac(frame)),
+        };
+        self.ask_about(owner, network, About { key, source, is_discovery }, held, now);
+    }
+
+    /// The same for a frame of which that much is known already.
+    pub(crate) fn ask_about(&mut self, owner: Owner, network: u32, about: About, held: Held, now: f64) {
+        let vtep = match owner {
+            Owner::Egress(_) => None,
+            Owner::Ingress(vtep) => Some(vtep),
+        };
+        let known = about.key.and_then(|key| self.table(owner)?.pending.get(&key).copied());
         let number = match known {
             Some(number) => number,
             None => {
-                let source = match vtep {
-                    Some(vtep) => Source::Vtep(vtep),
-                    None => Source::Mac(source_mac(frame)),
-                };
-                let bucket = if is_discovery { &mut self.meter.discovery } else { &mut self.meter.new_flows };
-                if !bucket.take(source, now) {
+                let meter = &mut self.meter;
+                let bucket = if about.is_discovery { &mut meter.discovery } else { &mut meter.new_flows };
+                if !bucket.take(about.source, now) {
                     return self.drop_held(Reason::UPCALL_LIMIT, network, vtep, &held);
                 }
                 if self.questions.len() >= QUESTIONS_MAX {
                     return self.drop_held(Reason::UPCALL_OVERFLOW, network, vtep, &held);
                 }
-                self.open_question(owner, network, key, now)
+                self.open_question(owner, network, about.key, now)
             }
         };
         let octets = held.frame.len();
@@ -178,7 +223,7 @@ impl Lane {
                 continue;
             }
             if let Some(first) = question.held.front() {
-                return Some((number, network, vtep, headers(&first.frame)));
+                return Some((number, network, vtep, self.told_of(network, &first.frame)));
             }
             self.abandon_question(number, Reason::UPCALL_OVERFLOW); // nothing waits: its one frame had no room
         }
@@ -217,7 +262,7 @@ impl Lane {
                 self.carry(network, vtep, answer, held, now);
             }
             let next = self.questions.get(&number).and_then(|question| question.held.front());
-            let next = next.map(|held| headers(&held.frame));
+            let next = next.map(|held| self.told_of(network, &held.frame));
             if next.is_none() {
                 self.close_question(number);
             }
@@ -227,7 +272,11 @@ impl Lane {
         if let Answer::Verdict(verdict) = answer {
             let Memory { key, expires_at, places } = memory;
             let remembered = Remembered { key, verdict: *verdict, expires_at, places, now };
-            let (frames, octets) = (question.held.len() as u64, question.octets as u64);
+            let frames = question.held.len() as u64;
+            // What bare packets wear is none of theirs.
+            let is_packet = self.network(network).is_some_and(|network| network.subnets.is_some());
+            let worn = if is_packet { ETHERNET_LENGTH as u64 } else { 0 };
+            let octets = question.octets as u64 - worn * frames;
             let Lane { networks, vteps, dependents, .. } = self;
             let table = match owner {
                 Owner::Egress(network) => {
@@ -304,6 +353,13 @@ impl Lane {
         self.book.drop(reason, Some(network), &held.frame, vtep.map(|vtep| &mut vtep.drops), 1);
     }
 
+    /// What a question carries of a frame: its headers; of a bare packet all, which must be as long as it says.
+    fn told_of(&self, network: u32, frame: &[u8]) -> Vec<u8> {
+        let is_packet = self.network(network).is_some_and(|network| network.subnets.is_some());
+        let end = if is_packet { frame.len() } else { frame.len().min(HEADERS_MAX) };
+        frame[..end].to_vec()
+    }
+
     fn table(&mut self, owner: Owner) -> Option<&mut FlowTable> {
         match owner {
             Owner::Egress(network) => Some(&mut self.networks.get_mut(network as usize)?.as_mut()?.egress),
@@ -319,8 +375,4 @@ pub(crate) fn source_mac(frame: &[u8]) -> [u8; 6] {
         *octet = *found;
     }
     mac
-}
-
-fn headers(frame: &[u8]) -> Vec<u8> {
-    frame[..frame.len().min(HEADERS_MAX)].to_vec()
 }

@@ -9,6 +9,8 @@
 //!
 //! Native-endian; offsets are from the frame's first octet.  Ten zeros mean: as it stands.
 
+use crate::octets::ETHERNET_LENGTH;
+
 /// Octets of the header.
 pub const VNET_LENGTH: usize = 10;
 /// Nothing to finish, nothing to cut.
@@ -56,6 +58,24 @@ impl Vnet {
             checksum_start: word(6),
             checksum_offset: word(8),
         }
+    }
+
+    /// What a TUN gave, whose offsets count from the IP header, for a frame.
+    pub fn with_ethernet(self) -> Vnet {
+        self.shifted(|offset| offset.saturating_add(ETHERNET_LENGTH as u16))
+    }
+
+    /// What a TUN takes for a frame.
+    pub fn without_ethernet(self) -> Vnet {
+        self.shifted(|offset| offset.saturating_sub(ETHERNET_LENGTH as u16))
+    }
+
+    fn shifted(self, shift: impl Fn(u16) -> u16) -> Vnet {
+        if self == Vnet::default() {
+            return self;
+        }
+        let (header_length, checksum_start) = (shift(self.header_length), shift(self.checksum_start));
+        Vnet { header_length, checksum_start, ..self }
     }
 
     /// The ten octets.

@@ -20,9 +20,9 @@ use crate::lane::{Bounds, Lane, Token};
 use crate::sys::{self, Bell, Waiter};
 
 /// How long it is polled for: covers request and response at some thousands a second.
-const POLL_SECONDS: f64 = 0.000_2;
+const POLL_SECONDS: f64 = 0.001_2;
 const SCORE_MAX: i32 = 16;
-const SCORE_HIT: i32 = 2;
+const SCORE_HIT: i32 = 4;
 
 /// A lane, its worker, and the bells between them and the loop thread.
 pub struct Engine {

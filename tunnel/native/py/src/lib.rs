@@ -18,7 +18,9 @@ mod _native {
     use pyo3::types::{PyBytes, PyTuple};
     use weft_core::flows::{FlowTable, Key, Verdict};
     use weft_core::lane::{Bounds, Drops, Lane, NetworkSettings};
+    use weft_core::packet::Subnet;
     use weft_core::reason::{REASONS_MAX, Reason};
+    use weft_core::super_packet::{Hop, SuperDoor};
     use weft_core::sys::{self, Address};
     use weft_core::upcalls::{Answer, Memory, Notice};
     use weft_core::worker::Engine as Core;
@@ -31,6 +33,7 @@ mod _native {
     type FlowRow<'py> = (Bound<'py, PyBytes>, u8, u32, u64, u64, f64);
     type QuestionRow<'py> = (u64, u32, Option<u32>, Bound<'py, PyBytes>);
     type ShownRow<'py> = (u8, Option<u32>, Bound<'py, PyBytes>, Option<u8>);
+    type HopRow = ([u8; 6], [u8; 6], bool, Vec<u8>, Vec<u8>, u16, Vec<u16>);
     type VtepRow = (u32, u64, u64, u64, u64, Vec<(u8, u64)>);
 
     #[pymodule_init]
@@ -105,7 +108,7 @@ mod _native {
         fn add_network(
             &self,
             py: Python<'_>,
-            vni: u32,
+            vni: Option<u32>,
             is_strict: bool,
             suppresses: bool,
             repairs: bool,
@@ -181,8 +184,33 @@ mod _native {
             self.change(py, |lane| lane.limit_path(vtep, frame_max));
         }
 
+        fn use_door(&self, py: Python<'_>, vtep: u32, tap: i32, hop: HopRow) -> PyResult<()> {
+            let (source_mac, destination_mac, has_checksum, source, destination, port, source_ports) = hop;
+            let hop =
+                Hop { source_mac, destination_mac, has_checksum, source, destination, port, source_ports };
+            let door = SuperDoor::new(tap, hop)?;
+            self.change(py, |lane| lane.use_door(vtep, Some(door)));
+            Ok(())
+        }
+
+        fn without_door(&self, py: Python<'_>, vtep: u32) {
+            self.change(py, |lane| lane.use_door(vtep, None));
+        }
+
+        fn suspend(&self, py: Python<'_>, underlay: u32) {
+            self.change(py, |lane| lane.suspend(underlay));
+        }
+
+        fn take_use(&self, py: Python<'_>, underlay: u32) -> bool {
+            self.change(py, |lane| lane.take_use(underlay))
+        }
+
         fn withdraw_vtep(&self, py: Python<'_>, vtep: u32) {
             self.change(py, |lane| lane.withdraw_vtep(vtep));
+        }
+
+        fn program_subnets(&self, py: Python<'_>, network: u32, subnets: Vec<Subnet>) {
+            self.change(py, |lane| lane.program_subnets(network, subnets));
         }
 
         fn program_flood(&self, py: Python<'_>, network: u32, vteps: Vec<u32>) {
@@ -230,6 +258,13 @@ mod _native {
                 Notice::TooBig { vtep, frame, is_answered, is_news } => {
                     ("too-big", vtep, PyBytes::new(py, &frame), is_answered, is_news).into_pyobject(py)
                 }
+                Notice::WantsDoor { vtep } => ("wants-door", vtep).into_pyobject(py),
+                Notice::ShutDoor { vtep, errno, is_socket } => {
+                    ("shut-door", vtep, errno, is_socket).into_pyobject(py)
+                }
+                Notice::Refused { network, vtep, reason, frame } => {
+                    ("refused", network, vtep, reason.0, PyBytes::new(py, &frame)).into_pyobject(py)
+                }
                 Notice::NoSegmentation { underlay, errno } => {
                     ("no-segmentation", underlay, errno).into_pyobject(py)
                 }
@@ -244,6 +279,14 @@ mod _native {
             });
         }
 
+        fn answered(&self, py: Python<'_>, network: u32, packet: Vec<u8>, is_taken: bool) {
+            self.change(py, |lane| lane.answered(network, &packet, is_taken));
+        }
+
+        fn send_own(&self, py: Python<'_>, vtep: u32, packet: Vec<u8>) {
+            self.change(py, |lane| lane.send_own(vtep, &packet));
+        }
+
         // Every second.
 
         fn expire(&self, py: Python<'_>, now: f64) {
@@ -254,8 +297,8 @@ mod _native {
             self.change(py, |lane| lane.lost_before(Reason(reason), network, frames));
         }
 
-        fn lost_after(&self, py: Python<'_>, reason: u8, vtep: u32) {
-            self.change(py, |lane| lane.lost_after(Reason(reason), vtep));
+        fn lost_after(&self, py: Python<'_>, reason: u8, network: Option<u32>, vtep: Option<u32>) {
+            self.change(py, |lane| lane.lost_after(Reason(reason), network, vtep));
         }
 
         // Seeing.

@@ -1,0 +1,185 @@
+"""What is leased is on disk before it is so, comes back after a restart, and a torn file is a lost one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from support.disk import full_disk
+from support.gossip_world import Actor, World, weft_tags, world
+from support.records import peer
+
+from control.intent.desired import Ours
+from control.intent.leases import LOST, SETTLE_SECONDS, Self
+from control.intent.own import Routed, own_networks
+from control.leasing import LEASES_FILE, Leasing
+from control.membership.peer import Peer
+from control.operator.config import Config, load
+from overlay.addr import NetworkId
+from overlay.errors import ConfigError, LeaseError
+
+PODS = NetworkId("pods")
+FOUNDED = """
+[gossip]
+[[network]]
+name = "pods"
+mode = "routed"
+network = "10.5.0.0/16"
+"""
+
+
+class Node:
+    """One node's leases on a real disk, its pool a simulated one."""
+
+    def __init__(self, made: World, folder: Path, name: str, founders: str = "", **start: bool) -> None:
+        self.folder = folder / name
+        self.folder.mkdir(exist_ok=True)
+        self.made = made
+        file = folder / f"{name}.toml"
+        file.write_text(FOUNDED + (f"founders = [{founders}]" if founders else ""))
+        self.config: Config = load(file, {"name": name, "state_dir": str(self.folder)}, {})
+        key = {"name": name, "tags": weft_tags(f"id-{name}")}
+        self.actor: Actor = made.actors.get(name) or made.add(key.pop("name"), **key)  # type: ignore[arg-type]
+        own = Self(name, f"id-{name}", str(self.actor.endpoint))
+        is_first = start.get("is_first", True)
+        leasing = Leasing.open(self.config, own, is_first=is_first, now=self.now)
+        assert leasing is not None
+        self.leasing = leasing
+
+    @property
+    def now(self) -> float:
+        return self.actor.clock(self.made.now)
+
+    @property
+    def core(self) -> Peer:
+        return peer(self.actor)
+
+    async def turn(self) -> None:
+        """Decides, writes, and says what is so."""
+        await self.leasing.advance(self.core, is_cloned=False, now=self.now)
+        held = self.leasing.held(PODS)
+        routed = Routed((held,) if held else (), self.leasing.words().get(PODS))
+        self.core.publish(own_networks(self.config.networks, Ours(), {PODS: routed}), now=self.now)
+        self.made.settle(self.actor)
+
+    def file(self) -> Path:
+        return self.folder / LEASES_FILE
+
+    def rows(self) -> dict[str, tuple[str, str]]:
+        return {row.node: (row.subnet, row.state) for row in self.leasing.rows()}
+
+    def troubles(self) -> str:
+        return "; ".join(trouble.problem for trouble in self.leasing.troubles())
+
+
+Story = Callable[[World], Coroutine[None, None, None]]
+
+
+def tell(story: Story) -> None:
+    with world(1, "leasing", core=Peer) as made:
+        asyncio.run(story(made))
+
+
+async def rounds(*nodes: Node, seconds: float = SETTLE_SECONDS + 4.0) -> None:
+    made = nodes[0].made
+    made.converge([node.actor for node in nodes])
+    for _ in range(int(seconds * 2)):
+        made.run(0.5)
+        for node in nodes:
+            await node.turn()
+
+
+def test_who_is_told_nothing_learns_the_founders_and_leases(tmp_path: Path) -> None:
+    async def story(made: World) -> None:
+        founder, joiner = Node(made, tmp_path, "n1", '"n1"'), Node(made, tmp_path, "n2")
+        assert "nobody leases" in joiner.troubles()
+        await rounds(founder, joiner)
+        assert founder.rows() == {"n1": ("10.5.1.0/24", "held"), "n2": ("10.5.2.0/24", "held")}
+        assert joiner.rows() == founder.rows()
+        assert founder.troubles() == joiner.troubles() == ""
+        remembered = json.loads(joiner.file().read_text())["networks"]["pods"]
+        assert remembered["founders"] == ["n1"]
+        assert remembered["held"][0] == "10.5.2.0/24"
+
+        again = Node(made, tmp_path, "n2", is_first=False)
+        assert again.leasing.held(PODS) == ip_network("10.5.2.0/24"), "before anybody was heard"
+
+    tell(story)
+
+
+def test_a_full_disk_grants_nothing_and_says_so_and_then_it_does(tmp_path: Path) -> None:
+    async def story(made: World) -> None:
+        founder = Node(made, tmp_path, "n1", '"n1"')
+        with full_disk():
+            await rounds(founder)
+            assert founder.leasing.held(PODS) is None
+            assert "not on disk" in founder.troubles()
+            assert not founder.file().exists()
+        await rounds(founder, seconds=2.0)
+        assert founder.leasing.held(PODS) == ip_network("10.5.1.0/24")
+
+    tell(story)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"schema": "weft.leases-memory/1", "networks": {"pods": {}}}', "\u0000"]
+)
+def test_a_torn_file_is_a_lost_one_and_a_founder_grants_nothing(tmp_path: Path, text: str) -> None:
+    async def story(made: World) -> None:
+        (tmp_path / "n1").mkdir()
+        (tmp_path / "n1" / LEASES_FILE).write_text(text)
+        founder = Node(made, tmp_path, "n1", '"n1"')
+        await rounds(founder)
+        assert founder.leasing.held(PODS) is None
+        assert LOST in founder.troubles()
+        assert await founder.leasing.adopt(founder.core, ()) == {"pods": 0}
+        await rounds(founder)
+        assert founder.leasing.held(PODS) == ip_network("10.5.1.0/24")
+
+    tell(story)
+
+
+def test_a_founder_that_ran_before_and_has_no_book_grants_nothing(tmp_path: Path) -> None:
+    async def story(made: World) -> None:
+        founder = Node(made, tmp_path, "n1", '"n1"', is_first=False)
+        await rounds(founder)
+        assert LOST in founder.troubles()
+
+    tell(story)
+
+
+def test_leases_of_another_pool_are_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+    async def story(made: World) -> None:
+        await rounds(Node(made, tmp_path, "n1", '"n1"'))
+        with pytest.raises(ConfigError, match="not what they were"):
+            Node(made, tmp_path, "n1", '"n1", "n9"')
+
+    tell(story)
+
+
+def test_what_an_operator_asks_for_wrongly_is_refused(tmp_path: Path) -> None:
+    async def story(made: World) -> None:
+        founder, joiner = Node(made, tmp_path, "n1", '"n1"'), Node(made, tmp_path, "n2")
+        await rounds(founder, joiner)
+        for subnet, why in (
+            ("10.5.2.0", "expected a subnet of a leased network"),
+            ("ten", "ten"),
+            ("10.6.2.0/24", "expected a subnet of a leased network"),
+            ("10.5.2.0/24", "n2 is alive"),
+            ("10.5.9.0/24", "expected a subnet this node has granted"),
+        ):
+            with pytest.raises(LeaseError, match=why):
+                await founder.leasing.release(subnet)
+        with pytest.raises(LeaseError, match="founder of no network"):
+            await joiner.leasing.adopt(joiner.core, ())
+
+    tell(story)
+
+
+def test_where_nothing_is_routed_there_is_nothing_to_lease() -> None:
+    config = load(None, {"name": "n1", "vni": "42"}, {})
+    assert Leasing.open(config, Self("n1", "id", ""), is_first=True, now=0.0) is None

@@ -1,0 +1,265 @@
+"""Both engines on the same input: same octets out, same counters, same drop reasons, same flows remembered.
+
+The Python engine is the specification.  What goes in is generated: frames of every kind and garbage from
+the device, datagrams and runs of them from VTEPs and strangers, changes to the tables in between.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.frames import (
+    MAC_A,
+    MAC_B,
+    arp_request,
+    echo4,
+    neighbor_advertisement,
+    neighbor_solicitation,
+    tcp4,
+    udp4,
+    udp6,
+)
+from support.super_frames import Burst, bursts
+from support.twins import NETWORK, PLAIN, STRANGER, VTEPS, Twin, encapsulated, twin
+
+from overlay.addr import BROADCAST, Mac
+from overlay.fdb import Origin
+from overlay.tables import FdbRemove, FdbReplace, FloodReplace, VtepRemove
+from tunnel.interfaces import Strictness
+from tunnel.ladder import Feature
+
+pytest.importorskip("tunnel._native", reason="the native engine is not built: see `weft version`")
+
+Step = Callable[[Twin], None]
+MACS = (MAC_A, MAC_B, BROADCAST, Mac(b"\x02\x00\x00\x00\x00\x0c"), Mac(b"\x01\x80\xc2\x00\x00\x0e"))
+EXPERIMENTAL = b"\x88\xb5"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A step, and what it is called when a run fails."""
+
+    name: str
+    step: Step
+
+    def __call__(self, engine: Twin) -> None:
+        self.step(engine)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+# ── What goes in ────────────────────────────────────────────────────────────────────────────────────────
+
+TYPICAL = (
+    arp_request(),
+    arp_request(tags=(7,)),
+    neighbor_solicitation(),
+    neighbor_advertisement(),
+    echo4(b"ping"),
+    echo4(bytes(1472)),
+    tcp4(b"data" * 100),
+    tcp4(flags="S", options=[("MSS", 900)]),
+    udp4(b"x" * 64, tags=(5, 6)),
+    udp6(b"y" * 200),
+)
+raw_frames = st.builds(
+    lambda destination, source, payload: destination + source + EXPERIMENTAL + payload,
+    st.sampled_from(MACS),
+    st.sampled_from(MACS),
+    st.binary(max_size=1500),
+)
+frames = st.sampled_from(TYPICAL) | raw_frames | st.binary(min_size=1, max_size=120)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, source: st.SearchStrategy[bytes]) -> bytes:
+    """A frame with a few octets of it changed, or its end cut off."""
+    octets = bytearray(draw(source))
+    for _ in range(draw(st.integers(0, 3))):
+        octets[draw(st.integers(0, len(octets) - 1))] = draw(st.integers(0, 255))
+    return bytes(octets[: draw(st.integers(1, len(octets)))]) if draw(st.booleans()) else bytes(octets)
+
+
+@st.composite
+def headers(draw: st.DrawFn) -> bytes:
+    """A virtio header that need not fit its frame."""
+    numbers = st.sampled_from([0, 1, 6, 14, 16, 34, 54, 1000, 65535])
+    flags, kind = draw(st.sampled_from([0, 1, 2])), draw(st.sampled_from([0, 1, 3, 4, 5, 0x81, 0x85]))
+    return struct.pack("=BBHHHH", flags, kind, *(draw(numbers) for _ in range(4)))
+
+
+def from_device(burst: list[bytes], header: bytes = PLAIN) -> Named:
+    return Named(
+        f"from_device({burst!r}, {header!r})", lambda engine: engine.from_device(*burst, header=header)
+    )
+
+
+def from_vtep(datagrams: list[bytes], sender: int = 0, tos: int = 0) -> Named:
+    address = (*VTEPS, STRANGER)[sender]
+    return Named(
+        f"from_vtep({datagrams!r}, {sender}, {tos})",
+        lambda engine: engine.from_vtep(*datagrams, sender=address, tos=tos),
+    )
+
+
+def apply(change: FdbReplace | FdbRemove | FloodReplace | VtepRemove) -> Named:
+    return Named(f"apply({change!r})", lambda engine: engine.apply(change))
+
+
+def super_frame(burst: Burst) -> Named:
+    return from_device([burst.whole], burst.header)
+
+
+def run_of(burst: Burst, sender: int, tos: int, spoilt: int) -> Named:
+    """Its segments in one run; one of them spoilt now and then."""
+    segments = encapsulated(*burst.segments)[:40]
+    if spoilt < len(segments):
+        segments[spoilt] = segments[spoilt][:-1] + bytes([segments[spoilt][-1] ^ 1])
+    return from_vtep(segments, sender, tos)
+
+
+@st.composite
+def table_changes(draw: st.DrawFn) -> Named:
+    """A MAC bound or unbound, another flood list, a VTEP that leaves or comes."""
+    mac, vtep = draw(st.sampled_from(MACS[:2] + MACS[3:4])), draw(st.sampled_from(VTEPS))
+    kind = draw(st.integers(0, 4))
+    if kind == 0:
+        return Named("know all", lambda engine: engine.know(*VTEPS))
+    if kind == 1:
+        return apply(FdbRemove(NETWORK, mac))
+    if kind == 2:
+        return apply(VtepRemove(NETWORK, vtep))
+    origin = draw(st.sampled_from([Origin.CONTROL, Origin.STATIC, Origin.LEARNED]))
+
+    def bind(engine: Twin) -> None:
+        if vtep in engine.tables[NETWORK].vteps:
+            engine.apply(FdbReplace(NETWORK, mac, vtep, origin, 0.0))
+
+    return Named(f"bind {mac!r} to {vtep} by {origin}", bind)
+
+
+marks = st.sampled_from([0, 0, 0, 1, 2, 3, 0xB8])
+senders = st.sampled_from([0, 0, 0, 1, 2])
+some_bursts = bursts(octets=st.integers(1, 30), size=st.sampled_from([7, 100, 480, 1000, 1200]))
+vxlan_headers = st.sampled_from(
+    [b"\x08\0\0\0\0\0\x2a\0"] * 4 + [b"\0\0\0\0\0\0\x2a\0", b"\x88@\0\1\0\0\x2a\0", b"\x08\0\0\0\0\0\x2b\0"]
+)
+steps = st.one_of(
+    st.lists(frames, min_size=1, max_size=4).map(from_device),
+    st.builds(from_device, st.lists(mutated(frames), min_size=1, max_size=2), headers()),
+    st.builds(lambda frame: from_device([frame], PLAIN), mutated(frames)),
+    some_bursts.map(super_frame),
+    st.builds(lambda burst, header: from_device([burst.whole], header), some_bursts, headers()),
+    st.builds(
+        lambda burst, changed: from_device([changed + burst.whole[len(changed) :]], burst.header),
+        some_bursts,
+        st.binary(max_size=60),
+    ),
+    st.builds(
+        lambda header, inside, sender, tos: from_vtep([header + inside], sender, tos),
+        vxlan_headers,
+        mutated(frames) | some_bursts.map(lambda burst: burst.whole),
+        senders,
+        marks,
+    ),
+    st.builds(
+        lambda octets, sender: from_vtep([octets], sender), st.binary(min_size=1, max_size=60), senders
+    ),
+    st.builds(run_of, some_bursts, senders, marks, st.integers(0, 60)),
+    st.builds(
+        lambda inside, count: from_vtep(encapsulated(*[inside] * count)), mutated(frames), st.integers(2, 20)
+    ),
+    table_changes(),
+)
+
+
+# ── What comes out ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def by_flow(told: Sequence[tuple[object, bytes]]) -> dict[bytes, list[tuple[object, bytes]]]:
+    """Each flow's frames in their order.  Which of two flows comes first is nobody's promise."""
+    flows: dict[bytes, list[tuple[object, bytes]]] = {}
+    for beside, octets in told:
+        macs_at = 0 if isinstance(beside, bytes) else 8  # written to the device, or behind a VXLAN header
+        flows.setdefault(octets[macs_at : macs_at + 12], []).append((beside, octets))
+    return flows
+
+
+def assert_alike(python: Twin, native: Twin) -> None:
+    """All that can be seen of two engines is the same."""
+    assert by_flow(native.written) == by_flow(python.written)
+    for vtep, arrived in python.arrived.items():
+        assert by_flow(native.arrived[vtep]) == by_flow(arrived)
+    expected, found = python.statistics(), native.statistics()
+    assert found.drops == {network: drops for network, drops in expected.drops.items() if drops}
+    assert found.ledger == expected.ledger
+    assert found.upcalls == expected.upcalls
+    assert found.flows == expected.flows
+    by_vtep = {each.vtep: each for each in expected.vteps}
+    assert {each.vtep: each for each in found.vteps} == by_vtep
+    assert native.flows() == python.flows()
+    assert known_macs(native) == known_macs(python)
+
+
+def known_macs(engine: Twin) -> set[tuple[object, ...]]:
+    """Which MAC is behind which VTEP, and who says so."""
+    return {(entry.mac, entry.vtep, entry.origin) for entry in engine.tables[NETWORK].fdb.entries()}
+
+
+def run_both(script: list[Step], **others: object) -> None:
+    with ExitStack() as stack:
+        engines = [stack.enter_context(twin(kind, **others)) for kind in ("python", "native")]
+        for step in script:
+            for engine in engines:
+                step(engine)
+        assert_alike(*engines)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(script=st.lists(steps, min_size=1, max_size=12))
+def test_whatever_comes_both_engines_do_the_same(script: list[Step]) -> None:
+    run_both(script)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [{"strictness": Strictness.LINUX}, {"suppresses": False}, {"repairs": False}, {"overlay_mtu": 600}],
+    ids=str,
+)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(script=st.lists(steps, min_size=1, max_size=12))
+def test_however_the_network_is_set_both_engines_do_the_same(
+    others: dict[str, object], script: list[Step]
+) -> None:
+    run_both(script, **others)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(
+    burst=bursts(size=st.sampled_from([200, 1000, 1300]), octets=st.integers(1, 46), ip_options=st.just(0))
+)
+def test_a_super_frame_that_one_cuts_the_other_puts_together(burst: Burst) -> None:
+    def there_and_back(engine: Twin) -> None:
+        engine.apply(FdbReplace(NETWORK, MAC_B, VTEPS[0], Origin.CONTROL, 0.0))
+        engine.from_device(burst.whole, header=burst.header)
+        crossed = [octets for _, octets in engine.arrived[VTEPS[0]]]
+        turned = [octets[:8] + octets[14:20] + octets[8:14] + octets[20:] for octets in crossed]
+        engine.from_vtep(turned[0])
+        engine.from_vtep(*turned)
+
+    run_both([there_and_back])
+
+
+def test_without_segmentation_both_send_one_by_one() -> None:
+    def lower(engine: Twin) -> None:
+        engine.underlay.ladder.lower(Feature.UDP_GSO, "a test", now=0.0)
+        engine.datapath.expire(now=engine.reactor.time())
+
+    run_both([lower, super_frame(Burst(octets=20_000)), from_device([tcp4(b"data")] * 5)])

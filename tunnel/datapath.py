@@ -1,0 +1,81 @@
+"""The two engines and the choice between them: explicit, with its reason, never an exception swallowed.
+
+    native   Rust, a thread of its own      `tunnel.nativedatapath`, where it was built
+    python   the specification              `tunnel.pydatapath`, everywhere
+
+`auto` is the native one wherever it was built, loads, and can carry every network of the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from overlay.addr import IpAddress
+from overlay.errors import DatapathUnavailableError
+from overlay.tables import Tables
+from tunnel.interfaces import Datapath, Reactor
+from tunnel.poller import Poller
+from tunnel.pydatapath import PythonDatapath
+from tunnel.underlay import UdpUnderlay
+
+NATIVE, PYTHON, AUTO = "native", "python", "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which engine carries, and why that one."""
+
+    kind: str
+    reason: str
+
+
+def choose(wanted: str, *, obstacle: str | None) -> Choice:
+    """The engine for what the operator wants, `auto`, `native` or `python`.
+
+    Args:
+        wanted: What the configuration says.
+        obstacle: Why the native engine cannot carry this node's networks, None if it can.
+
+    Raises:
+        DatapathUnavailableError: The native engine is wanted and cannot be had.
+    """
+    if wanted == PYTHON:
+        return Choice(PYTHON, "the configuration asks for it")
+    if obstacle is None:
+        reason = "the configuration asks for it" if wanted == NATIVE else "it was built, and is the faster"
+        return Choice(NATIVE, reason)
+    if wanted == NATIVE:
+        raise DatapathUnavailableError(NATIVE, obstacle)
+    return Choice(PYTHON, f"no native engine: {obstacle}")
+
+
+def open_datapath(
+    kind: str,
+    tables: Tables,
+    underlays: Sequence[UdpUnderlay],
+    *,
+    reactor: Reactor,
+    choose_underlay: Callable[[IpAddress], UdpUnderlay | None],
+    on_failure: Callable[[DatapathUnavailableError], object],
+) -> Datapath:
+    """The engine of that kind, carrying nothing yet.  `on_failure` is told if it breaks."""
+    if kind == NATIVE:
+        # Not above: where it was not built there is nothing to import.
+        from tunnel.nativedatapath import NativeDatapath  # noqa: PLC0415
+
+        return NativeDatapath(
+            tables,
+            underlays,
+            reactor=reactor,
+            choose_underlay=choose_underlay,
+            on_failure=on_failure,
+        )
+    return PythonDatapath(
+        tables,
+        underlays,
+        reactor=Poller(reactor, monotonic),
+        clock=monotonic,
+        choose_underlay=choose_underlay,
+    )

@@ -1,0 +1,128 @@
+//! Egress of bare packets: TUN → underlay, in Flannel's UDP format (`tunnel.packet_egress`).
+//!
+//! ```text
+//! drain ─▶ header sound, TTL − 1 ─▶ destination's subnet: flow remembered? ─▶ `egress`
+//!             └▶ ICMP error            └▶ ask
+//! ```
+//!
+//! In the arena each packet stands behind its Ethernet header and the octets a VXLAN header would take:
+//!
+//! ```text
+//! read      … │   12   │vnet 10      │packet
+//! afterwards… │ 8 unused │Ethernet 14│packet        the packet alone is sent
+//! ```
+
+use std::mem;
+
+use crate::bucket::Source;
+use crate::ecn::inner_ecn_untrusted;
+use crate::egress::{Datagram, FRAME_MAX, Mark, OCTETS_PER_TURN, READS_PER_TURN};
+use crate::flows::{Owner, Verdict};
+use crate::lane::{HEADER_LENGTH, Lane, Point};
+use crate::octets::ETHERNET_LENGTH;
+use crate::packet::{ETHERNET, LEAD, forward_untrusted, is_ipv6_untrusted, source_of_untrusted};
+use crate::reason::Reason;
+use crate::sys;
+use crate::upcalls::{About, Held, Notice};
+use crate::vnet::{VNET_LENGTH, Vnet};
+
+impl Lane {
+    /// Reads a turn's packets from a network's device; how many there were.
+    ///
+    /// HOT PATH: copies nothing, and builds nothing for a flow that is known.
+    pub(crate) fn drain_packets(&mut self, network: u32, now: f64) -> usize {
+        let Some(fd) = self.network(network).map(|network| network.device) else { return 0 };
+        let mut arena = mem::take(&mut self.arena);
+        let (mut at, mut packets) = (0, 0);
+        while packets < READS_PER_TURN && at < OCTETS_PER_TURN {
+            let start = at + LEAD - VNET_LENGTH;
+            let octets = match sys::read(fd, &mut arena[start..start + VNET_LENGTH + FRAME_MAX]) {
+                Ok(octets) => octets.saturating_sub(VNET_LENGTH),
+                Err(error) => {
+                    self.stop_if_gone(network, &error);
+                    break;
+                }
+            };
+            let mut vnet = [0; VNET_LENGTH];
+            vnet.copy_from_slice(&arena[start..start + VNET_LENGTH]);
+            arena[at + HEADER_LENGTH..at + LEAD].copy_from_slice(&ETHERNET);
+            let datagram = Datagram { at, end: at + LEAD + octets };
+            packets += 1;
+            self.meet_packet(network, &mut arena, datagram, Vnet::parse(&vnet).with_ethernet(), now);
+            at = datagram.end;
+        }
+        self.flush_all(&arena);
+        self.arena = arena;
+        packets
+    }
+
+    fn meet_packet(&mut self, network: u32, arena: &mut [u8], datagram: Datagram, vnet: Vnet, now: f64) {
+        self.book.received += 1;
+        let frame = &mut arena[datagram.frame()];
+        if self.book.is_watched {
+            self.book.show(Point::DeviceRead, Some(network), frame.to_vec(), None);
+        }
+        let length = match forward_untrusted(frame) {
+            Ok(length) => length,
+            Err(reason) => return self.refuse_packet(network, reason, frame, now),
+        };
+        let datagram = Datagram { end: datagram.at + HEADER_LENGTH + length, ..datagram };
+        let frame = &arena[datagram.frame()];
+        let Some(network_) = self.networks.get_mut(network as usize).and_then(Option::as_mut) else { return };
+        let Some(key) = network_.subnets.as_ref().map(|subnets| subnets.egress_key(frame)) else { return };
+        let Some(flow) = network_.egress.find(&key) else {
+            let held = Held { frame: frame.to_vec(), vnet, segment_size: None };
+            let source = Source::Address(source_of_untrusted(frame));
+            let about = About { key: Some(key), source, is_discovery: false };
+            return self.ask_about(Owner::Egress(network), network, about, held, now);
+        };
+        flow.frames += 1;
+        flow.octets += (length - ETHERNET_LENGTH) as u64;
+        flow.used_at = now;
+        let verdict = flow.verdict;
+        if let Verdict::Encapsulate(vtep) = verdict {
+            // A VTEP of this format has one socket: there is no flow hash to choose it by.
+            let mark = Mark { entropy: 0, ecn: inner_ecn_untrusted(frame) };
+            self.offer(network, vtep, arena, datagram, vnet, mark);
+        } else {
+            self.carry_verdict(network, verdict, arena, datagram, vnet, now);
+        }
+    }
+
+    /// A packet of our own making for that VTEP.
+    pub fn send_own(&mut self, vtep: u32, packet: &[u8]) {
+        let Some(network) = self.vtep(vtep).map(|vtep| vtep.network) else { return };
+        self.book.generated += 1;
+        let mut arena = mem::take(&mut self.arena);
+        let datagram = Datagram { at: 0, end: LEAD + packet.len() };
+        arena[HEADER_LENGTH..LEAD].copy_from_slice(&ETHERNET);
+        arena[LEAD..datagram.end].copy_from_slice(packet);
+        self.offer(network, vtep, &mut arena, datagram, Vnet::default(), Mark { entropy: 0, ecn: 0 });
+        self.flush_all(&arena);
+        self.arena = arena;
+    }
+
+    /// A packet from the device goes no further: counted, and its sender told where a router tells.
+    pub(crate) fn refuse_packet(&mut self, network: u32, reason: Reason, frame: &[u8], now: f64) {
+        let is_without_way = reason == Reason::INNER_MALFORMED && is_ipv6_untrusted(frame);
+        let reason = if is_without_way { Reason::NO_ROUTE } else { reason };
+        self.book.drop(reason, Some(network), frame, None, 1);
+        let source = Source::Address(source_of_untrusted(frame));
+        if matches!(reason, Reason::NO_ROUTE | Reason::TTL_EXPIRED) && self.meter.errors.take(source, now) {
+            self.notice(Notice::Refused { network, vtep: None, reason, frame: frame.to_vec() });
+        }
+    }
+
+    /// The host has been given a packet of our own making by another way than its device, or could not be.
+    pub fn answered(&mut self, network: u32, packet: &[u8], is_taken: bool) {
+        let frame = [&ETHERNET[..], packet].concat();
+        self.book.generated += 1;
+        if !is_taken {
+            return self.book.drop(Reason::DEVICE_FULL, Some(network), &frame, None, 1);
+        }
+        self.book.delivered += 1;
+        if self.book.is_watched {
+            self.book.show(Point::DeviceWrite, Some(network), frame, None);
+        }
+    }
+}

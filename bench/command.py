@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -252,8 +253,8 @@ def _measure(plan: Plan, out: Path, *, as_json: bool) -> None:
     with writing(out):
         results = Results(out, record)
     try:
-        with _watching(messages, plan.cost()) as watch, writing(out):
-            perform(plan, record, watch, results.checkpoint)
+        with _watching(messages, plan.cost()) as watch:
+            perform(plan, record, watch, partial(_checkpoint, results))
     except LabError as error:
         advice = "weft demo --verbose shows a lab being built"
         raise Failure(
@@ -278,6 +279,11 @@ def _require_figures(record: Record) -> None:
         advice="mend one of these, or choose others with --forwarder",
         code=ExitCode.CHECK_FAILED,
     )
+
+
+def _checkpoint(results: Results) -> None:
+    with writing(results.directory):
+        results.checkpoint()
 
 
 def _conclude(results: Results, record: Record, messages: Console) -> None:

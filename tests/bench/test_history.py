@@ -47,3 +47,11 @@ def test_the_plots_are_the_newest_records(newest: Record) -> None:
     drawn = {f"{name}.svg": svg for name, svg in plots(newest)}
     kept = {path.name: path.read_text() for path in PLOTS.iterdir()}
     assert kept == drawn, "make history RECORD=bench/history/VERSION.json"
+
+
+@pytest.mark.parametrize(("folder", "block"), [("scaling", ""), ("mtu", "mtu")])
+def test_the_scaling_pages_tables_are_the_newest_records(folder: str, block: str) -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    newest = max((ROOT / "bench" / "history" / folder).glob("*.json"), key=version_of)
+    command = f"weft bench report {newest.relative_to(ROOT)} --readme docs/scaling.md --block '{block}'"
+    assert embed(page, read_results(newest), block=block) == page, command

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.meter import ProcessWork, Usage
-from bench.scenarios import ALL, SCENARIOS, UdpRun, parse_scenario
+from bench.scenarios import ALL, SCENARIOS, UdpRun, _added_cpu_s, parse_scenario
 
 USAGE = Usage(1.0, (ProcessWork(), ProcessWork()), 0.0, 1.0)
 
@@ -39,3 +39,8 @@ def test_all_that_was_asked_for_is_there() -> None:
 )
 def test_loss_is_a_share_of_what_was_sent(sent: int, received: int, loss: float) -> None:
     assert UdpRun(sent, received, 1.0, 1.0, USAGE).loss == pytest.approx(loss)
+
+
+def test_what_the_machine_does_anyway_is_not_the_traffics_cost() -> None:
+    before = Usage(0.4, (), 0.0, 0.5)
+    assert _added_cpu_s(before, Usage(2.0, (), 0.0, 1.5)) == pytest.approx(0.8)

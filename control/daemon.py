@@ -40,7 +40,7 @@ from control.steering import Steering, next_release, nodes_that_count, survey_of
 from control.upkeep import aged, refresh
 from control.watching import Events
 from overlay.addr import IpAddress, Mac, NetworkId
-from overlay.errors import ConfigError, DatapathUnavailableError, DeviceError
+from overlay.errors import ConfigError, DatapathUnavailableError, DeviceError, Problem
 from overlay.tables import Tables
 from tunnel import ladder
 from tunnel.datapath import Choice, open_datapath
@@ -80,7 +80,15 @@ def run(config: Config) -> int:
 
 
 def choose_engine(config: Config) -> Choice:
-    """Which engine carries, said aloud: the choice is never silent."""
+    """Which engine carries, said aloud: the choice is never silent.
+
+    Raises:
+        ConfigError: More workers are wanted than either engine has.
+        DatapathUnavailableError: The native engine is wanted and cannot be had.
+    """
+    if config.node.workers > 1:
+        why = f"expected 1, found {config.node.workers}: no engine divides its work among threads yet"
+        raise ConfigError(Problem("node.workers", why))
     return choose_datapath(config.node.engine.value, obstacle=native_obstacle())
 
 

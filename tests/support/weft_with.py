@@ -1,6 +1,8 @@
 """The `weft` command with an audit, and with a constant changed: what a test of a real daemon may need.
 
-    python tests/support/weft_with.py [tunnel.offload.GUESS_MTU=1450 …] [engine=native] -- run --name n1 …
+    python tests/support/weft_with.py [tunnel.offload.GUESS_MTU=1450 …] [engine=native] [breaks=2] -- run …
+
+`breaks=2`: the native engine's worker panics on its own when it expires flows for the second time.
 
 The audit: when the engine closes, its ledger must balance, before it lets go of what it holds and after.
 If it does not, the process says so and exits with UNBALANCED, whatever the daemon wanted to exit with.
@@ -12,6 +14,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from control.operator.build import native_obstacle
@@ -56,10 +59,26 @@ def change(assignment: str) -> None:
     if place == "engine":
         os.environ["WEFT_ENGINE"] = value
         return
+    if place == "breaks":
+        break_native(int(value))
+        return
     module, _, name = place.rpartition(".")
     found = importlib.import_module(module)
     getattr(found, name)  # a constant that is not there must not be invented
     setattr(found, name, int(value))
+
+
+def break_native(times: int) -> None:
+    """Has the worker of the native engine panic at that call of `expire`, some seconds after it is ready."""
+    native = importlib.import_module("tunnel.nativedatapath").NativeDatapath
+    expire, calls = native.expire, count(1)
+
+    def expire_and_break(engine: Any, *, now: float) -> None:
+        expire(engine, now=now)
+        if next(calls) == times:
+            engine._lane.break_on_purpose()
+
+    native.expire = expire_and_break
 
 
 def main(arguments: list[str]) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
+from random import Random
 
 import pytest
 from support.frames import MAC_A, MAC_B, arp_request, tcp4, udp4
@@ -180,6 +181,23 @@ def test_a_device_that_is_not_read_fills_and_is_named() -> None:
         assert drops[DropReason.DEVICE_FULL] > 0
         ledger = engine.statistics().ledger
         assert ledger.delivered + drops[DropReason.DEVICE_FULL] == ledger.received
+
+
+def test_super_datagrams_of_nonsense_are_each_accounted_for() -> None:
+    """A member sends the longest datagrams there are, each a VXLAN header before random octets or none."""
+    random, datagrams = Random(7), 300
+    with twin("native") as engine:
+        bind(engine)
+        for number in range(datagrams):
+            octets = random.randbytes(65_000)
+            datagram = encapsulated(OUT[:34] + octets if number % 2 else octets)[0] if number % 3 else octets
+            engine.from_vtep(datagram[:65_507])
+        statistics = engine.statistics()
+        assert statistics.ledger.received == datagrams
+        assert statistics.ledger.held <= 64
+        assert engine.device.name == "weft0"
+        engine.from_device(OUT)  # it carries as before
+        assert engine.arrived[VTEPS[0]][-1][1].endswith(OUT)
 
 
 def test_another_device_takes_over_with_the_flows() -> None:

@@ -72,3 +72,11 @@ def test_the_mixed_nodes_configuration_is_one() -> None:
     segment = config.networks[0]
     assert (segment.vni, segment.port) == (43, 4790)
     assert "id 43 dstport 4790" in (HERE / "kernel-node").read_text()
+
+
+def test_the_bench_images_pins_are_the_nodes_and_more() -> None:
+    def pins(name: str) -> set[str]:
+        listed = (ROOT / "requirements" / name).read_text()
+        return set(re.findall(r"^[\w.-]+==[\w.]+", listed, re.MULTILINE))
+
+    assert pins("runtime.txt") < pins("bench.txt"), "make requirements"

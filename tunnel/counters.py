@@ -56,11 +56,17 @@ class Counters:
         self.drop(reason, network, frames=frames)
 
     def lost_after_us(
-        self, reason: DropReason, network: NetworkId | None, of_vtep: DropCounts | None
+        self,
+        reason: DropReason,
+        network: NetworkId | None,
+        of_vtep: DropCounts | None,
+        *,
+        frames: int = 1,
     ) -> None:
-        """A frame counted as sent was reported undeliverable: it was not sent after all."""
-        self.sent -= 1
-        self.drop(reason, network, of_vtep)
+        """Frames counted as sent were reported undeliverable: they were not sent after all."""
+        if frames:
+            self.sent -= frames
+            self.drop(reason, network, of_vtep, frames=frames)
 
     def ledger(self, *, held: int) -> Ledger:
         """A snapshot."""

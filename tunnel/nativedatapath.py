@@ -456,7 +456,7 @@ class NativeDatapath:
                     self._recheck(route)
                 else:
                     self._shut_door(route, f"it answered: {os.strerror(refusal.errno)}")
-                self._lane.lost_after(NUMBERS[reason], network.number, route.number)
+                self._lane.lost_after(NUMBERS[reason], network.number, route.number, 1)
                 break  # which of the networks that share a VTEP it was cannot be known: the first answers
 
     # ── Every second ────────────────────────────────────────────────────────────────────────────────────
@@ -484,9 +484,9 @@ class NativeDatapath:
         losses = doors.losses()
         lost, self._super_losses[underlay] = losses - self._super_losses.get(underlay, 0), losses
         owners = [network.number for network in self._networks.values()]
-        for _ in range(lost):
+        if lost > 0:
             owner = owners[0] if len(owners) == 1 else None
-            self._lane.lost_after(NUMBERS[DropReason.UNDERLAY_ERROR], owner, None)
+            self._lane.lost_after(NUMBERS[DropReason.UNDERLAY_ERROR], owner, None, lost)
 
     def _count_overruns(self) -> None:
         for network in self._networks.values():

@@ -195,11 +195,11 @@ def repair_untrusted(
     if is_oversized:
         if protocol != TCP or fragment & _FRAGMENT or total + ETHERNET_LENGTH != length:
             return _repair(frame, overlay_mtu, segment_size, mss)
-        if (src + dst + TCP + total - 20 - tcp) % 0xFFFF:
-            return PLAIN
         tcp_length = (offset >> 4) * 4
         if not TCP_LENGTH <= tcp_length <= total - 20:
             return DropReason.INNER_MALFORMED
+        if not tcp or (src + dst + TCP + total - 20 - tcp) % 0xFFFF:
+            return PLAIN
         shape = (4, ETHERNET_LENGTH, _COMMON_L4_AT, tcp_length)
         return _cut_tcp(shape, flags & CWR, total - 20 - tcp_length, (overlay_mtu, segment_size, mss))
     field = tcp if protocol == TCP else udp

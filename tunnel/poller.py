@@ -72,12 +72,11 @@ class Poller:
 
     def add_reader(self, fd: int, callback: Callable[..., object], /, *args: object) -> None:
         """Has the callback called whenever the descriptor is readable or in error."""
-        is_known = fd in self._readers
+        with contextlib.suppress(FileExistsError):  # one closed unseen took its registration with it
+            self._epoll.register(fd, select.EPOLLIN)
         if not self._readers:
             self._reactor.add_reader(self._epoll.fileno(), self._turn)
         self._readers[fd] = partial(callback, *args)
-        if not is_known:
-            self._epoll.register(fd, select.EPOLLIN)
 
     def remove_reader(self, fd: int, /) -> bool:
         """Calls it no more.  Idempotent; the descriptor may be closed already."""

@@ -284,8 +284,7 @@ class PythonDatapath:
         losses = underlay.super_doors.losses()
         lost, self._super_losses[underlay] = losses - self._super_losses.get(underlay, 0), losses
         owner = next(iter(self._networks)) if len(self._networks) == 1 else None
-        for _ in range(lost):
-            self._recorder.counters.lost_after_us(DropReason.UNDERLAY_ERROR, owner, None)
+        self._recorder.counters.lost_after_us(DropReason.UNDERLAY_ERROR, owner, None, frames=lost)
 
     # ── Seeing ──────────────────────────────────────────────────────────────────────────────────────────
 

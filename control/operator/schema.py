@@ -128,7 +128,7 @@ class NodeConfig(Table):
     engine: EngineField = Engine.AUTO
     """Which datapath carries frames."""
     workers: Annotated[int, Range("a number of workers", 1, WORKERS_MAX)] = 1
-    """TAP queues and receive sockets to spread flows over."""
+    """Threads of the engine.  More than one is refused for now."""
     socket: PathField = DEFAULT_SOCKET
     """The Unix socket of the local API, mode 0660."""
     state_dir: PathField = "/var/lib/weft"

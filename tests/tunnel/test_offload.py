@@ -232,6 +232,13 @@ def test_a_tcp_data_offset_outside_its_segment_is_not_repaired(name: str, offset
     assert repair(bytes(frame)) is DropReason.INNER_MALFORMED
 
 
+@pytest.mark.parametrize("offset", [0, 4])
+def test_a_finished_super_frame_with_such_an_offset_is_malformed_all_the_same(offset: int) -> None:
+    frame = bytearray(whole("tcp4", b"x" * 4000))
+    frame[14 + 20 + 12] = offset << 4
+    assert repair(bytes(frame)) is DropReason.INNER_MALFORMED
+
+
 @pytest.mark.parametrize(
     "frame", [arp_request(), echo4(b"x" * 100), MAC_A + MAC_B + b"\x88\xcc" + bytes(100)]
 )

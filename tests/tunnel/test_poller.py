@@ -176,6 +176,23 @@ def test_a_descriptor_closed_before_it_is_removed_does_no_harm(
     assert other.heard == [b"x"]
 
 
+def test_a_number_used_again_after_an_unseen_close_is_watched_anew(
+    loop: Loop, poller: Poller, pipe: Pipe, other: Pipe
+) -> None:
+    poller.add_reader(pipe.reading, pytest.fail)
+    os.dup2(other.reading, pipe.reading)  # closes what had the number
+    poller.add_reader(pipe.reading, other.hear)
+    work(loop, other, after=LATE)
+    assert other.heard == [b"x"]
+
+
+def test_what_cannot_be_watched_is_not_kept(loop: Loop, poller: Poller) -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        poller.add_reader(987654, pytest.fail)
+    assert not poller.remove_reader(987654)
+    assert not loop.readers
+
+
 def test_a_pipe_whose_writer_is_gone_is_readable(loop: Loop, poller: Poller, pipe: Pipe) -> None:
     poller.add_reader(pipe.reading, lambda: (pipe.hear(), poller.remove_reader(pipe.reading)))
     os.close(pipe._writing)

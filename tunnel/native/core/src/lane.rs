@@ -594,13 +594,13 @@ impl Lane {
         self.book.drops[network.map_or(0, |network| network as usize + 1)][usize::from(reason.0)] += frames;
     }
 
-    /// A frame counted as sent was reported undeliverable: it was not sent after all.
-    pub fn lost_after(&mut self, reason: Reason, network: Option<u32>, vtep: Option<u32>) {
-        self.book.sent = self.book.sent.saturating_sub(1);
-        self.book.dropped += 1;
-        self.book.drops[network.map_or(0, |network| network as usize + 1)][usize::from(reason.0)] += 1;
+    /// Frames counted as sent were reported undeliverable: they were not sent after all.
+    pub fn lost_after(&mut self, reason: Reason, network: Option<u32>, vtep: Option<u32>, frames: u64) {
+        self.book.sent = self.book.sent.saturating_sub(frames);
+        self.book.dropped += frames;
+        self.book.drops[network.map_or(0, |network| network as usize + 1)][usize::from(reason.0)] += frames;
         if let Some(vtep) = vtep.and_then(|vtep| self.vteps.get_mut(vtep as usize)?.as_mut()) {
-            vtep.drops[usize::from(reason.0)] += 1;
+            vtep.drops[usize::from(reason.0)] += frames;
         }
     }
 

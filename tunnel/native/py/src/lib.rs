@@ -297,8 +297,8 @@ mod _native {
             self.change(py, |lane| lane.lost_before(Reason(reason), network, frames));
         }
 
-        fn lost_after(&self, py: Python<'_>, reason: u8, network: Option<u32>, vtep: Option<u32>) {
-            self.change(py, |lane| lane.lost_after(Reason(reason), network, vtep));
+        fn lost_after(&self, py: Python<'_>, reason: u8, network: Option<u32>, vtep: Option<u32>, frames: u64) {
+            self.change(py, |lane| lane.lost_after(Reason(reason), network, vtep, frames));
         }
 
         // Seeing.

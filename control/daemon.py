@@ -605,6 +605,8 @@ class Daemon:
         )
         self._config = self._config.model_copy(update={"networks": networks})
         self._introspector.use_config(self._config)
+        if self._pool is not None:
+            self._pool.take_over(networks)
         for network in self._networks.values():
             config = next(each for each in networks if each.id == network.id)
             network.config = config.model_copy(update={"subnet": network.config.subnet})

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from control.intent.leasememory import LeaseMemory, encode_memory, parse_memory_untrusted
 from control.intent.leaseplan import LeasePlan, default_subnet_len
-from control.intent.leases import Leases, Self, Word
+from control.intent.leases import Leases, Self, Static, Word
 from control.intent.shared import Trouble, pair
 from control.membership.events import Refusal
 from control.membership.recordbody import LeaseWord
@@ -95,8 +95,22 @@ class Leasing:
         if network.network is None:
             raise LeaseError(f"network {network.id}: expected `network`, found none")
         plan = LeasePlan(network.network, length or default_subnet_len(network.network), founders)
-        memory, wants = self._memory.get(network.name), network.subnet is None
-        return Leases(plan, self._own, memory, is_first=self._is_first, now=now, wants=wants)
+        return Leases(
+            plan,
+            self._own,
+            self._memory.get(network.name),
+            is_first=self._is_first,
+            now=now,
+            static=_static(network),
+        )
+
+    def take_over(self, networks: Iterable[NetworkConfig]) -> None:
+        """Minds the static peers as the operator has them now."""
+        for network in networks:
+            if (leased := self._networks.get(network.id)) is not None:
+                leased.config = leased.config.model_copy(update={"peers": network.peers})
+                if leased.leases is not None:
+                    leased.leases.static = _static(leased.config)
 
     # What is so.
 
@@ -241,6 +255,11 @@ class Leasing:
 def is_leased(network: NetworkConfig) -> bool:
     """Whether there is anything to lease in this network, for us or by us."""
     return network.mode is Mode.ROUTED and (bool(network.founders) or network.subnet is None)
+
+
+def _static(network: NetworkConfig) -> Static:
+    """What the operator gave away."""
+    return Static(network.subnet, tuple(node.subnet for node in network.nodes))
 
 
 def _remembered(path: Path) -> dict[str, LeaseMemory] | None:

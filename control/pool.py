@@ -49,7 +49,7 @@ from control.membership.secure import Envelope, parse_key_untrusted
 from control.membership.snapshot import Snapshot
 from control.membership.tags import WEFT_EPOCH, WEFT_ID
 from control.operator import fields
-from control.operator.schema import Config
+from control.operator.schema import Config, NetworkConfig
 from control.operator.schema import GossipConfig as GossipTable
 from control.operator.views import KeysView, LeaseView
 from control.pool_files import PoolFiles
@@ -247,6 +247,11 @@ class Pool:
         """Does what follows for the leases from what the others say; `held` and `lease_words` show it."""
         if self._leasing is not None:
             await self._leasing.advance(self.core, is_cloned=self.was_cloned, now=self._clock())
+
+    def take_over(self, networks: Iterable[NetworkConfig]) -> None:
+        """Goes by the networks as the operator has them now."""
+        if self._leasing is not None:
+            self._leasing.take_over(networks)
 
     def call_founders(self) -> None:
         """Calls back dead founders we hold a subnet of: one that lost its book must hear that it had one."""

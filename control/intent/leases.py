@@ -86,6 +86,18 @@ class Self:
 
 
 @dataclass(frozen=True, slots=True)
+class Static:
+    """Subnets the operator gave away: ours, and those of peers that are in no pool and say nothing."""
+
+    own: IpNetwork | None = None
+    peers: tuple[IpNetwork, ...] = ()
+
+    @property
+    def subnets(self) -> tuple[IpNetwork, ...]:
+        return self.peers if self.own is None else (self.own, *self.peers)
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseRow:
     """One subnet: whose it is, and `held`, `granted` (not taken up yet), `released` or `static`."""
 
@@ -100,7 +112,7 @@ class Leases:
     Args:
         memory: What the disk holds of it; None: nothing, or nothing that can be read.
         is_first: Whether this node has never run: only then is an empty book a new one.
-        wants: Whether we want a subnet; a founder whose own is static only grants.
+        static: What the operator gave away; where we have a subnet by that we want none, and only grant.
         now: Monotonic seconds, as in every call.
 
     Raises:
@@ -115,7 +127,7 @@ class Leases:
         *,
         is_first: bool,
         now: float,
-        wants: bool = True,
+        static: Static | None = None,
     ) -> None:
         if memory is not None and memory.pool_id != plan.pool_id:
             raise LeaseError(
@@ -128,7 +140,8 @@ class Leases:
         self._pending: LeaseMemory | None = None
         self._is_writing = False
         self._unwritten = ""
-        self._wants = wants
+        self.static = static or Static()
+        self._wants = self.static.own is None
         self._asks = ""
         self._knows: dict[str, str] = {}
         self._words: tuple[Word, ...] = ()
@@ -311,7 +324,8 @@ class Leases:
     def _free_slots(self, *, limit: int) -> list[int]:
         """Slots of our block nobody has: those never given away first, then those released."""
         book = {self.plan.slot_of(grant.subnet): grant for grant in self._memory.grants}
-        taken = [subnet for word in self._words for subnet in word.subnets]
+        said = (subnet for word in self._words for subnet in word.subnets)
+        taken = [*self.static.subnets, *said]
         room = GRANTS_MAX - len(book)
 
         def is_free(slot: int) -> bool:
@@ -500,7 +514,8 @@ class Leases:
             raise LeaseError("leases: something is being written; try again in a moment")
 
     def _own_word(self) -> Word:
-        said = NetworkRecord(NetworkId(""), "", "", None, 0, leases=self.word())
+        own = () if self.static.own is None else (self.static.own,)
+        said = NetworkRecord(NetworkId(""), "", "", None, 0, subnets=own, leases=self.word())
         return Word(self._own.name, self._own.weft_id, is_here=True, said=said)
 
 

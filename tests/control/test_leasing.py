@@ -35,17 +35,25 @@ network = "10.5.0.0/16"
 class Node:
     """One node's leases on a real disk, its pool a simulated one."""
 
-    def __init__(self, made: World, folder: Path, name: str, founders: str = "", **start: bool) -> None:
+    def __init__(
+        self,
+        made: World,
+        folder: Path,
+        name: str,
+        founders: str = "",
+        more: str = "",
+        *,
+        is_first: bool = True,
+    ) -> None:
         self.folder = folder / name
         self.folder.mkdir(exist_ok=True)
         self.made = made
         file = folder / f"{name}.toml"
-        file.write_text(FOUNDED + (f"founders = [{founders}]" if founders else ""))
+        file.write_text(FOUNDED + (f"founders = [{founders}]\n" if founders else "") + more)
         self.config: Config = load(file, {"name": name, "state_dir": str(self.folder)}, {})
         key = {"name": name, "tags": weft_tags(f"id-{name}")}
         self.actor: Actor = made.actors.get(name) or made.add(key.pop("name"), **key)  # type: ignore[arg-type]
         own = Self(name, f"id-{name}", str(self.actor.endpoint))
-        is_first = start.get("is_first", True)
         leasing = Leasing.open(self.config, own, is_first=is_first, now=self.now)
         assert leasing is not None
         self.leasing = leasing
@@ -61,8 +69,8 @@ class Node:
     async def turn(self) -> None:
         """Decides, writes, and says what is so."""
         await self.leasing.advance(self.core, is_cloned=False, now=self.now)
-        held = self.leasing.held(PODS)
-        routed = Routed((held,) if held else (), self.leasing.words().get(PODS))
+        subnet = self.config.networks[0].subnet or self.leasing.held(PODS)
+        routed = Routed((subnet,) if subnet else (), self.leasing.words().get(PODS))
         self.core.publish(own_networks(self.config.networks, Ours(), {PODS: routed}), now=self.now)
         self.made.settle(self.actor)
 
@@ -107,6 +115,35 @@ def test_who_is_told_nothing_learns_the_founders_and_leases(tmp_path: Path) -> N
 
         again = Node(made, tmp_path, "n2", is_first=False)
         assert again.leasing.held(PODS) == ip_network("10.5.2.0/24"), "before anybody was heard"
+
+    tell(story)
+
+
+STATIC = """
+subnet = "10.5.1.0/24"
+peers = [{ vtep = "192.0.2.9", subnet = "10.5.2.0/24", mac = "02:00:00:00:00:09" }]
+"""
+
+
+def test_a_founder_grants_neither_its_own_static_subnet_nor_a_static_peers(tmp_path: Path) -> None:
+    async def story(made: World) -> None:
+        founder, joiner = Node(made, tmp_path, "n1", '"n1"', STATIC), Node(made, tmp_path, "n2")
+        await rounds(founder, joiner)
+        assert founder.rows() == {"n1": ("10.5.1.0/24", "static"), "n2": ("10.5.3.0/24", "held")}
+        assert joiner.rows() == founder.rows()
+        assert founder.troubles() == joiner.troubles() == ""
+
+    tell(story)
+
+
+def test_a_static_peer_that_comes_with_a_reload_is_minded_too(tmp_path: Path) -> None:
+    async def story(made: World) -> None:
+        founder = Node(made, tmp_path, "n1", '"n1"', 'subnet = "10.5.1.0/24"')
+        again = Node(made, tmp_path, "n1", '"n1"', STATIC)
+        founder.leasing.take_over(again.config.networks)
+        joiner = Node(made, tmp_path, "n2")
+        await rounds(founder, joiner)
+        assert joiner.leasing.held(PODS) == ip_network("10.5.3.0/24")
 
     tell(story)
 

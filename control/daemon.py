@@ -17,7 +17,7 @@ import logging
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -114,7 +114,8 @@ class Daemon:
         self._networks: dict[NetworkId, ServedNetwork] = {}
         self._pool: Pool | None = None
         self._macs: dict[str, Mac] = {}  # device → what it had when it was ours last
-        self._leased = ExitStack()  # the networks that were opened when their subnet was leased
+        self._unopened: dict[NetworkId, str] = {}  # those that have a lease and are not open, and why
+        self._opens_again = False  # upkeep's word: they may be tried again
         self._repairs = config.offload.rx_repair is not Switch.OFF
         self._pool_changed = asyncio.Event()
         self._plans = 0
@@ -166,7 +167,7 @@ class Daemon:
             stack.callback(bell.close)
         await asyncio.to_thread(self._open_underlays, stack)
         await asyncio.to_thread(self._open_networks, stack)
-        stack.enter_context(self._leased)
+        stack.callback(self._close_all_leased)
         self._steering = Steering([underlay.address for underlay in self._underlays])
         self._open_datapath(stack, loop, engine)
         for network in self._networks.values():
@@ -325,25 +326,43 @@ class Daemon:
             return
         await pool.lease()
         self._steering.leases = pool.lease_words()
+        opens_again, self._opens_again = self._opens_again, False
         for config in filter(waits_for_lease, self._config.networks):
             served, held = self._networks.get(config.id), pool.held(config.id)
             if served is not None and served.config.subnet != held:
                 self._close_leased(served)
-            elif served is None and held is not None:
-                try:
-                    await self._open_leased(config.model_copy(update={"subnet": held}))
-                except (DeviceError, OSError) as error:
-                    log.error("network %s: %s; weft tries again", config.id, error)
-                    self._pool_changed.set()
+            elif held is None:
+                self._unopened.pop(config.id, None)
+            elif served is None and (opens_again or config.id not in self._unopened):
+                await self._try_leased(config.model_copy(update={"subnet": held}))
+
+    async def _try_leased(self, config: NetworkConfig) -> None:
+        """Opens it; where the host refuses, upkeep has it tried again."""
+        try:
+            await self._open_leased(config)
+        except (DeviceError, OSError) as error:
+            if self._unopened.get(config.id) != str(error):
+                log.error("network %s: %s; weft tries again", config.id, error)
+            self._unopened[config.id] = str(error)
+        else:
+            self._unopened.pop(config.id, None)
 
     async def _open_leased(self, config: NetworkConfig) -> None:
+        """Opens it as at the start.
+
+        Raises:
+            DeviceError: The host refused something; nothing of the network is left behind.
+        """
         mac = self._macs.get(config.device)
         network = await asyncio.to_thread(serve, config, self._tables, self._underlays, mac)
-        self._leased.callback(network.close)
         self._networks[network.id] = network
+        try:
+            self._program(network)
+            self._datapath.attach(network.attachment(repairs=self._repairs))
+        except (DeviceError, OSError):
+            self._forget(network)
+            raise
         log.info("network %s on %s, subnet %s", network.id, config.device, config.subnet)
-        self._program(network)  # as at the start
-        self._datapath.attach(network.attachment(repairs=self._repairs))
         try:
             await self._announce(network)
         except DeviceError as error:  # the doorbell's round tries again, every second
@@ -354,10 +373,20 @@ class Daemon:
 
     def _close_leased(self, network: ServedNetwork) -> None:
         log.error("network %s: its subnet %s is no longer ours", network.id, network.config.subnet)
-        del self._networks[network.id]
         self._datapath.detach(network.id)
+        self._forget(network)
+
+    def _forget(self, network: ServedNetwork) -> None:
+        """Takes a network away that no engine carries."""
+        del self._networks[network.id]
         network.close()
         self._tables.remove_network(network.id)
+
+    def _close_all_leased(self) -> None:
+        """At the end: the networks that were opened when their subnet was leased."""
+        for config in filter(waits_for_lease, self._config.networks):
+            if (network := self._networks.get(config.id)) is not None:
+                network.close()
 
     async def _look_aside(self) -> DesiredTables:
         """As `_look`, the loop turning meanwhile."""
@@ -465,7 +494,8 @@ class Daemon:
                     log.info("%s: %s again: %s", underlay.address, feature.value, "on" if is_on else "off")
             if self._pool is not None:
                 self._pool.call_founders()
-                if self._pool.waits_for_leases:
+                if self._pool.waits_for_leases or self._unopened:
+                    self._opens_again = True
                     self._pool_changed.set()
                 self._steering.see(self._datapath.flows(), self._effective(), now=now)
                 self._publish()

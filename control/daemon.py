@@ -119,7 +119,7 @@ class Daemon:
         self._repairs = config.offload.rx_repair is not Switch.OFF
         self._pool_changed = asyncio.Event()
         self._plans = 0
-        self._announcing = asyncio.Lock()  # two threads must not tell the kernel two things at once
+        self._telling = asyncio.Lock()  # two threads must not tell the kernel two things at once
         self._lag = LagWatch()
         self._inject_taps = InjectTaps()
         self._injectors: tuple[Injector, ...] = ()
@@ -266,13 +266,21 @@ class Daemon:
 
     async def _announce(self, network: ServedNetwork) -> None:
         """Has kernel and tables know the network and its peers, in `control.intent.reconcile`'s order."""
-        async with self._announcing:
-            wanted = self._look()[network.id]
-            network.nodes = wanted.nodes
-            await asyncio.to_thread(network.prepare)
-            for step in reconcile({network.id: wanted}, self._tables, now=time.monotonic()):
-                self._take(step)
-            await asyncio.to_thread(network.announce)
+        async with self._telling:
+            if self._is_served(network):
+                await self._announce_locked(network)
+
+    async def _announce_locked(self, network: ServedNetwork) -> None:
+        wanted = self._look()[network.id]
+        network.nodes = wanted.nodes
+        await asyncio.to_thread(network.prepare)
+        for step in reconcile({network.id: wanted}, self._tables, now=time.monotonic()):
+            self._take(step)
+        await asyncio.to_thread(network.announce)
+
+    def _is_served(self, network: ServedNetwork) -> bool:
+        """Whether it is still there: one whose lease was taken back goes while others wait."""
+        return self._networks.get(network.id) is network
 
     def _program(self, network: ServedNetwork) -> None:
         """Makes the network's tables hold what is wanted now."""
@@ -330,7 +338,7 @@ class Daemon:
         for config in filter(waits_for_lease, self._config.networks):
             served, held = self._networks.get(config.id), pool.held(config.id)
             if served is not None and served.config.subnet != held:
-                self._close_leased(served)
+                await self._close_leased(served)
             elif held is None:
                 self._unopened.pop(config.id, None)
             elif served is None and (opens_again or config.id not in self._unopened):
@@ -360,7 +368,7 @@ class Daemon:
             self._program(network)
             self._datapath.attach(network.attachment(repairs=self._repairs))
         except (DeviceError, OSError):
-            self._forget(network)
+            await self._forget(network)
             raise
         log.info("network %s on %s, subnet %s", network.id, config.device, config.subnet)
         try:
@@ -371,12 +379,13 @@ class Daemon:
             self._rang.set()
         await self._tell_addresses()
 
-    def _close_leased(self, network: ServedNetwork) -> None:
+    async def _close_leased(self, network: ServedNetwork) -> None:
         log.error("network %s: its subnet %s is no longer ours", network.id, network.config.subnet)
-        self._datapath.detach(network.id)
-        self._forget(network)
+        async with self._telling:  # who is at it has its device, and ends first
+            self._datapath.detach(network.id)
+            await self._forget(network)
 
-    def _forget(self, network: ServedNetwork) -> None:
+    async def _forget(self, network: ServedNetwork) -> None:
         """Takes a network away that no engine carries."""
         del self._networks[network.id]
         network.close()
@@ -479,7 +488,7 @@ class Daemon:
                 log.warning("upkeep: %s", error)
             activity = iter(self._datapath.activity(since=self._seen_until))
             while seen := tuple(islice(activity, UPKEEP_SLICE)):
-                self._tables.apply(refresh(seen))
+                self._tables.apply(refresh(each for each in seen if each.network in self._tables))
                 await asyncio.sleep(0)
             self._seen_until = now
             for network in tuple(self._networks.values()):
@@ -529,8 +538,7 @@ class Daemon:
                 injector.take(doors, now=time.monotonic())
             self._datapath.reroute()
             for network in tuple(self._networks.values()):
-                if network.id in self._networks:  # one whose lease was taken back goes meanwhile
-                    await self._restore(network)
+                await self._restore(network)
             if self._pool is not None:
                 await self._tell_addresses()
             await asyncio.sleep(SURVEY_REST_SECONDS)
@@ -589,6 +597,11 @@ class Daemon:
 
     async def _restore(self, network: ServedNetwork) -> None:
         """Gives the network its device back, whatever happened to it."""
+        async with self._telling:
+            if self._is_served(network):
+                await self._restore_locked(network)
+
+    async def _restore_locked(self, network: ServedNetwork) -> None:
         mtu_before = network.mtu
         try:
             replaced = await asyncio.to_thread(network.restore, self._underlays)
@@ -605,7 +618,7 @@ class Daemon:
         if replaced is not None:
             replaced.close()
         try:
-            await self._announce(network)
+            await self._announce_locked(network)
         except (DeviceError, OSError) as error:  # it went again meanwhile: the doorbell has rung for that
             log.warning("network %s: %s", network.id, error)
 

@@ -200,3 +200,28 @@ def test_a_subnet_that_changes_closes_the_network_and_opens_it_anew(tell: Callab
         assert all(each.is_closed for each in host.served)
 
     tell(story)
+
+
+@pytest.mark.parametrize("held_up", ["restore", "prepare", "announce"])
+def test_a_network_is_not_closed_under_who_is_at_it_and_not_touched_after(
+    tell: Callable[[Story], None], held_up: str
+) -> None:
+    async def story(host: Host, daemon: Daemon) -> None:
+        await daemon._follow_leases()
+        [network] = daemon._networks.values()
+        host.begun.clear()
+        host.held_up, host.leased = held_up, None
+        at_it = asyncio.create_task(daemon._restore(network))
+        await asyncio.to_thread(host.begun.wait, 10.0)
+        closing = asyncio.create_task(daemon._follow_leases())
+        waits = [asyncio.create_task(each(network)) for each in (daemon._restore, daemon._announce)]
+        await asyncio.sleep(0.05)
+        assert host.attached == [PODS]
+        host.go_on.set()
+        await asyncio.gather(at_it, closing, *waits)
+        assert host.served[0].is_closed
+        assert host.attached == []
+        assert not [each for each in host.done if "closed" in each]
+        assert PODS not in daemon._tables
+
+    tell(story)

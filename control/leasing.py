@@ -170,8 +170,17 @@ class Leasing:
             if each.leases is None:
                 self._learn(each, words, now=now)
             if each.leases is not None:
-                each.leases.consider(words, is_cloned=is_cloned, has_strangers=has_strangers, now=now)
+                each.leases.consider(
+                    words,
+                    is_cloned=is_cloned,
+                    has_strangers=has_strangers,
+                    elsewhere=self._grants_but_of(network),
+                    now=now,
+                )
                 await self._write(network, each.leases)
+
+    def _grants_but_of(self, network: NetworkId) -> int:
+        return sum(len(leases.memory.grants) for other, leases in self._known() if other != network)
 
     def _learn(self, leased: _Leased, words: Iterable[Word], *, now: float) -> None:
         """Takes over the founders everybody else goes by; where they differ, the operator has to say."""

@@ -141,6 +141,7 @@ class Leases:
         self._is_writing = False
         self._unwritten = ""
         self.static = static or Static()
+        self._elsewhere = 0
         self._wants = self.static.own is None
         self._asks = ""
         self._knows: dict[str, str] = {}
@@ -248,7 +249,13 @@ class Leases:
     # What follows from what the others say.
 
     def consider(
-        self, words: Iterable[Word], *, is_cloned: bool = False, has_strangers: bool = False, now: float
+        self,
+        words: Iterable[Word],
+        *,
+        is_cloned: bool = False,
+        has_strangers: bool = False,
+        elsewhere: int = 0,
+        now: float,
     ) -> None:
         """Decides what follows; what has to be on disk first is then in `to_write`.
 
@@ -256,8 +263,10 @@ class Leases:
             words: What every other node says of this network, those not here included.
             is_cloned: Whether the pool has heard words of ours that we never said.
             has_strangers: Whether somebody we have yet to hear takes us for a peer: we may have been here.
+            elsewhere: How many grants we have in other networks: one record has to hold them all.
         """
         self._now = now
+        self._elsewhere = elsewhere
         self._words = tuple(words)
         if not self._memory.grants and not self._is_adopted:
             self._listen(has_strangers=has_strangers, now=now)
@@ -326,7 +335,7 @@ class Leases:
         book = {self.plan.slot_of(grant.subnet): grant for grant in self._memory.grants}
         said = (subnet for word in self._words for subnet in word.subnets)
         taken = [*self.static.subnets, *said]
-        room = GRANTS_MAX - len(book)
+        room = GRANTS_MAX - self._elsewhere - len(book)
 
         def is_free(slot: int) -> bool:
             return not any(_overlap(self.plan.subnet(slot), other) for other in taken)

@@ -13,6 +13,7 @@ from support.disk import full_disk
 from support.gossip_world import Actor, World, weft_tags, world
 from support.records import peer
 
+from control.intent import leases as leases_module
 from control.intent.desired import Ours
 from control.intent.leases import LOST, SETTLE_SECONDS, Self
 from control.intent.own import Routed, own_networks
@@ -158,6 +159,30 @@ def test_a_full_disk_grants_nothing_and_says_so_and_then_it_does(tmp_path: Path)
             assert not founder.file().exists()
         await rounds(founder, seconds=2.0)
         assert founder.leasing.held(PODS) == ip_network("10.5.1.0/24")
+
+    tell(story)
+
+
+SECOND = """
+[[network]]
+name = "more"
+mode = "routed"
+network = "10.6.0.0/16"
+vni = 43
+founders = ["n1"]
+"""
+
+
+def test_no_more_is_granted_than_one_record_holds_whatever_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases_module, "GRANTS_MAX", 1)
+
+    async def story(made: World) -> None:
+        founder = Node(made, tmp_path, "n1", '"n1"', SECOND)
+        await rounds(founder)
+        assert [(row.network, row.subnet) for row in founder.leasing.rows()] == [("pods", "10.5.1.0/24")]
+        assert "network more: this founder has no subnet left to grant" in founder.troubles()
 
     tell(story)
 

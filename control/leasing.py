@@ -62,6 +62,7 @@ class Leasing:
         self._is_first = is_first
         self._networks: dict[NetworkId, _Leased] = {}
         self._pools: dict[NetworkId, int] = {}
+        self._writing = asyncio.Lock()  # the file holds all networks: an older text must not come last
 
     @classmethod
     def open(cls, config: Config, own: Self, *, is_first: bool, now: float) -> Leasing | None:
@@ -204,20 +205,21 @@ class Leasing:
         leased.leases = leases
 
     async def _write(self, network: NetworkId, leases: Leases) -> None:
-        memory = leases.to_write()
-        if memory is None:
-            return
-        before = leases.memory
-        self._memory[network] = memory
-        try:
-            await asyncio.to_thread(self._file.write, encode_memory(self._memory))
-        except DeviceError as error:
-            self._memory[network] = before
-            leases.not_written(str(error))
-            log.error("leases of network %s: %s; %s", network, error, error.why)
-            return
-        leases.written()
-        _tell(network, before, leases.memory)
+        async with self._writing:
+            memory = leases.to_write()
+            if memory is None:
+                return
+            before = leases.memory
+            self._memory[network] = memory
+            try:
+                await asyncio.to_thread(self._file.write, encode_memory(self._memory))
+            except DeviceError as error:
+                self._memory[network] = before
+                leases.not_written(str(error))
+                log.error("leases of network %s: %s; %s", network, error, error.why)
+                return
+            leases.written()
+            _tell(network, before, leases.memory)
 
     # What the operator asks for.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Coroutine
 from ipaddress import ip_network
 from pathlib import Path
@@ -183,6 +184,27 @@ def test_no_more_is_granted_than_one_record_holds_whatever_the_network(
         await rounds(founder)
         assert [(row.network, row.subnet) for row in founder.leasing.rows()] == [("pods", "10.5.1.0/24")]
         assert "network more: this founder has no subnet left to grant" in founder.troubles()
+
+    tell(story)
+
+
+def test_what_was_decided_last_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(made: World) -> None:
+        founder = Node(made, tmp_path, "n1", '"n1"', SECOND)
+        known = list(founder.leasing._known())
+        for _, leases in known * 2:  # asked, then granted
+            leases.consider((), now=founder.now + SETTLE_SECONDS + 1)
+        delays = [0.1, 0.0]
+        write = founder.leasing._file.write
+
+        def slow_at_first(text: str) -> None:
+            time.sleep(delays.pop(0))
+            write(text)
+
+        monkeypatch.setattr(founder.leasing._file, "write", slow_at_first)
+        await asyncio.gather(*(founder.leasing._write(*each) for each in known))
+        networks = json.loads(founder.file().read_text())["networks"]
+        assert {name: len(each["grants"]) for name, each in networks.items()} == {"pods": 1, "more": 1}
 
     tell(story)
 

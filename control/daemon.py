@@ -388,7 +388,7 @@ class Daemon:
     async def _forget(self, network: ServedNetwork) -> None:
         """Takes a network away that no engine carries."""
         del self._networks[network.id]
-        network.close()
+        await asyncio.to_thread(network.close)
         self._tables.remove_network(network.id)
 
     def _close_all_leased(self) -> None:

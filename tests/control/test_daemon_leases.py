@@ -74,7 +74,7 @@ class Served:
         self._do("announce")
 
     def close(self) -> None:
-        self.host.on_loop += threading.current_thread() is threading.main_thread()
+        self.host.closed_on_loop += threading.current_thread() is threading.main_thread()
         self.is_closed = True
 
     def _do(self, what: str) -> None:
@@ -98,7 +98,7 @@ class Host:
         self.attached: list[NetworkId] = []
         self.done: list[str] = []
         self.held_up = ""
-        self.on_loop = 0
+        self.closed_on_loop = 0
         self.begun, self.go_on = threading.Event(), threading.Event()
 
     # The kernel.
@@ -196,6 +196,7 @@ def test_a_subnet_that_changes_closes_the_network_and_opens_it_anew(tell: Callab
         assert [each.is_closed for each in host.served] == [True, False]
         assert [each.config.subnet for each in host.served] == [S1, S2]
         assert host.attached == [PODS]
+        assert host.closed_on_loop == 0, "netlink blocks"
         daemon._close_all_leased()
         assert all(each.is_closed for each in host.served)
 

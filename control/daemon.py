@@ -17,7 +17,7 @@ import logging
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -114,11 +114,12 @@ class Daemon:
         self._networks: dict[NetworkId, ServedNetwork] = {}
         self._pool: Pool | None = None
         self._macs: dict[str, Mac] = {}  # device → what it had when it was ours last
-        self._leased = ExitStack()  # the networks that were opened when their subnet was leased
+        self._unopened: dict[NetworkId, str] = {}  # those that have a lease and are not open, and why
+        self._opens_again = False  # upkeep's word: they may be tried again
         self._repairs = config.offload.rx_repair is not Switch.OFF
         self._pool_changed = asyncio.Event()
         self._plans = 0
-        self._announcing = asyncio.Lock()  # two threads must not tell the kernel two things at once
+        self._telling = asyncio.Lock()  # two threads must not tell the kernel two things at once
         self._lag = LagWatch()
         self._inject_taps = InjectTaps()
         self._injectors: tuple[Injector, ...] = ()
@@ -166,7 +167,7 @@ class Daemon:
             stack.callback(bell.close)
         await asyncio.to_thread(self._open_underlays, stack)
         await asyncio.to_thread(self._open_networks, stack)
-        stack.enter_context(self._leased)
+        stack.callback(self._close_all_leased)
         self._steering = Steering([underlay.address for underlay in self._underlays])
         self._open_datapath(stack, loop, engine)
         for network in self._networks.values():
@@ -265,13 +266,21 @@ class Daemon:
 
     async def _announce(self, network: ServedNetwork) -> None:
         """Has kernel and tables know the network and its peers, in `control.intent.reconcile`'s order."""
-        async with self._announcing:
-            wanted = self._look()[network.id]
-            network.nodes = wanted.nodes
-            await asyncio.to_thread(network.prepare)
-            for step in reconcile({network.id: wanted}, self._tables, now=time.monotonic()):
-                self._take(step)
-            await asyncio.to_thread(network.announce)
+        async with self._telling:
+            if self._is_served(network):
+                await self._announce_locked(network)
+
+    async def _announce_locked(self, network: ServedNetwork) -> None:
+        wanted = self._look()[network.id]
+        network.nodes = wanted.nodes
+        await asyncio.to_thread(network.prepare)
+        for step in reconcile({network.id: wanted}, self._tables, now=time.monotonic()):
+            self._take(step)
+        await asyncio.to_thread(network.announce)
+
+    def _is_served(self, network: ServedNetwork) -> bool:
+        """Whether it is still there: one whose lease was taken back goes while others wait."""
+        return self._networks.get(network.id) is network
 
     def _program(self, network: ServedNetwork) -> None:
         """Makes the network's tables hold what is wanted now."""
@@ -325,25 +334,43 @@ class Daemon:
             return
         await pool.lease()
         self._steering.leases = pool.lease_words()
+        opens_again, self._opens_again = self._opens_again, False
         for config in filter(waits_for_lease, self._config.networks):
             served, held = self._networks.get(config.id), pool.held(config.id)
             if served is not None and served.config.subnet != held:
-                self._close_leased(served)
-            elif served is None and held is not None:
-                try:
-                    await self._open_leased(config.model_copy(update={"subnet": held}))
-                except (DeviceError, OSError) as error:
-                    log.error("network %s: %s; weft tries again", config.id, error)
-                    self._pool_changed.set()
+                await self._close_leased(served)
+            elif held is None:
+                self._unopened.pop(config.id, None)
+            elif served is None and (opens_again or config.id not in self._unopened):
+                await self._try_leased(config.model_copy(update={"subnet": held}))
+
+    async def _try_leased(self, config: NetworkConfig) -> None:
+        """Opens it; where the host refuses, upkeep has it tried again."""
+        try:
+            await self._open_leased(config)
+        except (DeviceError, OSError) as error:
+            if self._unopened.get(config.id) != str(error):
+                log.error("network %s: %s; weft tries again", config.id, error)
+            self._unopened[config.id] = str(error)
+        else:
+            self._unopened.pop(config.id, None)
 
     async def _open_leased(self, config: NetworkConfig) -> None:
+        """Opens it as at the start.
+
+        Raises:
+            DeviceError: The host refused something; nothing of the network is left behind.
+        """
         mac = self._macs.get(config.device)
         network = await asyncio.to_thread(serve, config, self._tables, self._underlays, mac)
-        self._leased.callback(network.close)
         self._networks[network.id] = network
+        try:
+            self._program(network)
+            self._datapath.attach(network.attachment(repairs=self._repairs))
+        except (DeviceError, OSError):
+            await self._forget(network)
+            raise
         log.info("network %s on %s, subnet %s", network.id, config.device, config.subnet)
-        self._program(network)  # as at the start
-        self._datapath.attach(network.attachment(repairs=self._repairs))
         try:
             await self._announce(network)
         except DeviceError as error:  # the doorbell's round tries again, every second
@@ -352,12 +379,23 @@ class Daemon:
             self._rang.set()
         await self._tell_addresses()
 
-    def _close_leased(self, network: ServedNetwork) -> None:
+    async def _close_leased(self, network: ServedNetwork) -> None:
         log.error("network %s: its subnet %s is no longer ours", network.id, network.config.subnet)
+        async with self._telling:  # who is at it has its device, and ends first
+            self._datapath.detach(network.id)
+            await self._forget(network)
+
+    async def _forget(self, network: ServedNetwork) -> None:
+        """Takes a network away that no engine carries."""
         del self._networks[network.id]
-        self._datapath.detach(network.id)
-        network.close()
+        await asyncio.to_thread(network.close)
         self._tables.remove_network(network.id)
+
+    def _close_all_leased(self) -> None:
+        """At the end: the networks that were opened when their subnet was leased."""
+        for config in filter(waits_for_lease, self._config.networks):
+            if (network := self._networks.get(config.id)) is not None:
+                network.close()
 
     async def _look_aside(self) -> DesiredTables:
         """As `_look`, the loop turning meanwhile."""
@@ -450,7 +488,7 @@ class Daemon:
                 log.warning("upkeep: %s", error)
             activity = iter(self._datapath.activity(since=self._seen_until))
             while seen := tuple(islice(activity, UPKEEP_SLICE)):
-                self._tables.apply(refresh(seen))
+                self._tables.apply(refresh(each for each in seen if each.network in self._tables))
                 await asyncio.sleep(0)
             self._seen_until = now
             for network in tuple(self._networks.values()):
@@ -465,7 +503,8 @@ class Daemon:
                     log.info("%s: %s again: %s", underlay.address, feature.value, "on" if is_on else "off")
             if self._pool is not None:
                 self._pool.call_founders()
-                if self._pool.waits_for_leases:
+                if self._pool.waits_for_leases or self._unopened:
+                    self._opens_again = True
                     self._pool_changed.set()
                 self._steering.see(self._datapath.flows(), self._effective(), now=now)
                 self._publish()
@@ -499,8 +538,7 @@ class Daemon:
                 injector.take(doors, now=time.monotonic())
             self._datapath.reroute()
             for network in tuple(self._networks.values()):
-                if network.id in self._networks:  # one whose lease was taken back goes meanwhile
-                    await self._restore(network)
+                await self._restore(network)
             if self._pool is not None:
                 await self._tell_addresses()
             await asyncio.sleep(SURVEY_REST_SECONDS)
@@ -559,6 +597,11 @@ class Daemon:
 
     async def _restore(self, network: ServedNetwork) -> None:
         """Gives the network its device back, whatever happened to it."""
+        async with self._telling:
+            if self._is_served(network):
+                await self._restore_locked(network)
+
+    async def _restore_locked(self, network: ServedNetwork) -> None:
         mtu_before = network.mtu
         try:
             replaced = await asyncio.to_thread(network.restore, self._underlays)
@@ -575,7 +618,7 @@ class Daemon:
         if replaced is not None:
             replaced.close()
         try:
-            await self._announce(network)
+            await self._announce_locked(network)
         except (DeviceError, OSError) as error:  # it went again meanwhile: the doorbell has rung for that
             log.warning("network %s: %s", network.id, error)
 
@@ -605,6 +648,8 @@ class Daemon:
         )
         self._config = self._config.model_copy(update={"networks": networks})
         self._introspector.use_config(self._config)
+        if self._pool is not None:
+            self._pool.take_over(networks)
         for network in self._networks.values():
             config = next(each for each in networks if each.id == network.id)
             network.config = config.model_copy(update={"subnet": network.config.subnet})

@@ -334,6 +334,11 @@ class Introspector:
             yield HealthView(f"not on disk: {unwritten}", unwritten.advice)
         for trouble in pool.lease_troubles():
             yield HealthView(trouble.problem, trouble.fix)
+        for text in pool.unsaid:
+            yield HealthView(
+                f"the others do not hear what is so here: {text}",
+                "have another node be the founder of some of its networks",
+            )
         for text in pool.doubled:
             yield HealthView(
                 f"{text}: a copied disk, or one that was set back",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from control.intent.leasememory import LeaseMemory, encode_memory, parse_memory_untrusted
 from control.intent.leaseplan import LeasePlan, default_subnet_len
-from control.intent.leases import Leases, Self, Word
+from control.intent.leases import Leases, Self, Static, Word
 from control.intent.shared import Trouble, pair
 from control.membership.events import Refusal
 from control.membership.recordbody import LeaseWord
@@ -62,6 +62,7 @@ class Leasing:
         self._is_first = is_first
         self._networks: dict[NetworkId, _Leased] = {}
         self._pools: dict[NetworkId, int] = {}
+        self._writing = asyncio.Lock()  # the file holds all networks: an older text must not come last
 
     @classmethod
     def open(cls, config: Config, own: Self, *, is_first: bool, now: float) -> Leasing | None:
@@ -95,8 +96,22 @@ class Leasing:
         if network.network is None:
             raise LeaseError(f"network {network.id}: expected `network`, found none")
         plan = LeasePlan(network.network, length or default_subnet_len(network.network), founders)
-        memory, wants = self._memory.get(network.name), network.subnet is None
-        return Leases(plan, self._own, memory, is_first=self._is_first, now=now, wants=wants)
+        return Leases(
+            plan,
+            self._own,
+            self._memory.get(network.name),
+            is_first=self._is_first,
+            now=now,
+            static=_static(network),
+        )
+
+    def take_over(self, networks: Iterable[NetworkConfig]) -> None:
+        """Minds the static peers as the operator has them now."""
+        for network in networks:
+            if (leased := self._networks.get(network.id)) is not None:
+                leased.config = leased.config.model_copy(update={"peers": network.peers})
+                if leased.leases is not None:
+                    leased.leases.static = _static(leased.config)
 
     # What is so.
 
@@ -156,8 +171,17 @@ class Leasing:
             if each.leases is None:
                 self._learn(each, words, now=now)
             if each.leases is not None:
-                each.leases.consider(words, is_cloned=is_cloned, has_strangers=has_strangers, now=now)
+                each.leases.consider(
+                    words,
+                    is_cloned=is_cloned,
+                    has_strangers=has_strangers,
+                    elsewhere=self._grants_but_of(network),
+                    now=now,
+                )
                 await self._write(network, each.leases)
+
+    def _grants_but_of(self, network: NetworkId) -> int:
+        return sum(len(leases.memory.grants) for other, leases in self._known() if other != network)
 
     def _learn(self, leased: _Leased, words: Iterable[Word], *, now: float) -> None:
         """Takes over the founders everybody else goes by; where they differ, the operator has to say."""
@@ -181,20 +205,21 @@ class Leasing:
         leased.leases = leases
 
     async def _write(self, network: NetworkId, leases: Leases) -> None:
-        memory = leases.to_write()
-        if memory is None:
-            return
-        before = leases.memory
-        self._memory[network] = memory
-        try:
-            await asyncio.to_thread(self._file.write, encode_memory(self._memory))
-        except DeviceError as error:
-            self._memory[network] = before
-            leases.not_written(str(error))
-            log.error("leases of network %s: %s; %s", network, error, error.why)
-            return
-        leases.written()
-        _tell(network, before, leases.memory)
+        async with self._writing:
+            memory = leases.to_write()
+            if memory is None:
+                return
+            before = leases.memory
+            self._memory[network] = memory
+            try:
+                await asyncio.to_thread(self._file.write, encode_memory(self._memory))
+            except DeviceError as error:
+                self._memory[network] = before
+                leases.not_written(str(error))
+                log.error("leases of network %s: %s; %s", network, error, error.why)
+                return
+            leases.written()
+            _tell(network, before, leases.memory)
 
     # What the operator asks for.
 
@@ -241,6 +266,11 @@ class Leasing:
 def is_leased(network: NetworkConfig) -> bool:
     """Whether there is anything to lease in this network, for us or by us."""
     return network.mode is Mode.ROUTED and (bool(network.founders) or network.subnet is None)
+
+
+def _static(network: NetworkConfig) -> Static:
+    """What the operator gave away."""
+    return Static(network.subnet, tuple(node.subnet for node in network.nodes))
 
 
 def _remembered(path: Path) -> dict[str, LeaseMemory] | None:

@@ -49,7 +49,7 @@ from control.membership.secure import Envelope, parse_key_untrusted
 from control.membership.snapshot import Snapshot
 from control.membership.tags import WEFT_EPOCH, WEFT_ID
 from control.operator import fields
-from control.operator.schema import Config
+from control.operator.schema import Config, NetworkConfig
 from control.operator.schema import GossipConfig as GossipTable
 from control.operator.views import KeysView, LeaseView
 from control.pool_files import PoolFiles
@@ -92,6 +92,7 @@ class Pool:
         self._conflicts = Troubles()
         self._blocked = Troubles()
         self._doubled = Troubles()
+        self._unsaid = Troubles()
         self.was_cloned = False
         self._departed = asyncio.Event()
         self._answers: dict[int, asyncio.Future[KeysAnswered]] = {}
@@ -237,8 +238,17 @@ class Pool:
         return self.core.records.statistics()
 
     def publish(self, networks: Sequence[NetworkRecord]) -> None:
-        """Says this of ourselves from now on."""
-        if not self.has_left and self.core.publish(networks, now=self._clock()):
+        """Says this of ourselves from now on; where it is more than one node may say, what we said stands."""
+        if self.has_left:
+            return
+        try:
+            is_news = self.core.publish(networks, now=self._clock())
+        except MembershipError as error:
+            if self._unsaid.note("", str(error), now=self._clock()):
+                log.error("%s", error)
+            return
+        self._unsaid.forget("")
+        if is_news:
             self._gossip.wake()
 
     # ── Leases ──────────────────────────────────────────────────────────────────────────────────────────
@@ -247,6 +257,11 @@ class Pool:
         """Does what follows for the leases from what the others say; `held` and `lease_words` show it."""
         if self._leasing is not None:
             await self._leasing.advance(self.core, is_cloned=self.was_cloned, now=self._clock())
+
+    def take_over(self, networks: Iterable[NetworkConfig]) -> None:
+        """Goes by the networks as the operator has them now."""
+        if self._leasing is not None:
+            self._leasing.take_over(networks)
 
     def call_founders(self) -> None:
         """Calls back dead founders we hold a subnet of: one that lost its book must hear that it had one."""
@@ -323,6 +338,11 @@ class Pool:
     def doubled(self) -> list[str]:
         """Nodes that are there twice: their disk was copied, or set back."""
         return self._doubled.current(now=self._clock())
+
+    @property
+    def unsaid(self) -> list[str]:
+        """Why the others do not hear what is so here now."""
+        return self._unsaid.current(now=self._clock())
 
     @property
     def unwritten(self) -> list[DeviceError]:

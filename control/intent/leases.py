@@ -86,6 +86,18 @@ class Self:
 
 
 @dataclass(frozen=True, slots=True)
+class Static:
+    """Subnets the operator gave away: ours, and those of peers that are in no pool and say nothing."""
+
+    own: IpNetwork | None = None
+    peers: tuple[IpNetwork, ...] = ()
+
+    @property
+    def subnets(self) -> tuple[IpNetwork, ...]:
+        return self.peers if self.own is None else (self.own, *self.peers)
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseRow:
     """One subnet: whose it is, and `held`, `granted` (not taken up yet), `released` or `static`."""
 
@@ -100,7 +112,7 @@ class Leases:
     Args:
         memory: What the disk holds of it; None: nothing, or nothing that can be read.
         is_first: Whether this node has never run: only then is an empty book a new one.
-        wants: Whether we want a subnet; a founder whose own is static only grants.
+        static: What the operator gave away; where we have a subnet by that we want none, and only grant.
         now: Monotonic seconds, as in every call.
 
     Raises:
@@ -115,7 +127,7 @@ class Leases:
         *,
         is_first: bool,
         now: float,
-        wants: bool = True,
+        static: Static | None = None,
     ) -> None:
         if memory is not None and memory.pool_id != plan.pool_id:
             raise LeaseError(
@@ -128,7 +140,9 @@ class Leases:
         self._pending: LeaseMemory | None = None
         self._is_writing = False
         self._unwritten = ""
-        self._wants = wants
+        self.static = static or Static()
+        self._elsewhere = 0
+        self._wants = self.static.own is None
         self._asks = ""
         self._knows: dict[str, str] = {}
         self._words: tuple[Word, ...] = ()
@@ -235,7 +249,13 @@ class Leases:
     # What follows from what the others say.
 
     def consider(
-        self, words: Iterable[Word], *, is_cloned: bool = False, has_strangers: bool = False, now: float
+        self,
+        words: Iterable[Word],
+        *,
+        is_cloned: bool = False,
+        has_strangers: bool = False,
+        elsewhere: int = 0,
+        now: float,
     ) -> None:
         """Decides what follows; what has to be on disk first is then in `to_write`.
 
@@ -243,8 +263,10 @@ class Leases:
             words: What every other node says of this network, those not here included.
             is_cloned: Whether the pool has heard words of ours that we never said.
             has_strangers: Whether somebody we have yet to hear takes us for a peer: we may have been here.
+            elsewhere: How many grants we have in other networks: one record has to hold them all.
         """
         self._now = now
+        self._elsewhere = elsewhere
         self._words = tuple(words)
         if not self._memory.grants and not self._is_adopted:
             self._listen(has_strangers=has_strangers, now=now)
@@ -311,8 +333,9 @@ class Leases:
     def _free_slots(self, *, limit: int) -> list[int]:
         """Slots of our block nobody has: those never given away first, then those released."""
         book = {self.plan.slot_of(grant.subnet): grant for grant in self._memory.grants}
-        taken = [subnet for word in self._words for subnet in word.subnets]
-        room = GRANTS_MAX - len(book)
+        said = (subnet for word in self._words for subnet in word.subnets)
+        taken = [*self.static.subnets, *said]
+        room = GRANTS_MAX - self._elsewhere - len(book)
 
         def is_free(slot: int) -> bool:
             return not any(_overlap(self.plan.subnet(slot), other) for other in taken)
@@ -500,7 +523,8 @@ class Leases:
             raise LeaseError("leases: something is being written; try again in a moment")
 
     def _own_word(self) -> Word:
-        said = NetworkRecord(NetworkId(""), "", "", None, 0, leases=self.word())
+        own = () if self.static.own is None else (self.static.own,)
+        said = NetworkRecord(NetworkId(""), "", "", None, 0, subnets=own, leases=self.word())
         return Word(self._own.name, self._own.weft_id, is_here=True, said=said)
 
 

@@ -427,7 +427,7 @@ class Records:
     def _receive_announcement(self, announced: Announcement, sender: str) -> None:
         if announced.octets > RECORD_OCTETS:
             self._refuse(Refused.TOO_LARGE, announced.key.name)
-        elif (objection := self._objection(announced.key, None)) is not None:
+        elif (objection := self._objection(announced.key, announced.hash or None)) is not None:
             self._refuse(objection)
         elif self._assemblies.is_under_way(announced.key):
             self._refuse(Refused.REPEATED)
@@ -521,7 +521,7 @@ class Records:
         """The record, or where it is too long for a datagram that there is one."""
         word = encode_message(Rumor(record.key, record.body, is_answer))
         if len(word) > self._members.room() - ROOM_RESERVED - PER_MESSAGE:
-            return encode_message(Announcement(record.key, len(record.body), is_answer))
+            return encode_message(Announcement(record.key, len(record.body), is_answer, record.hash))
         return word
 
     def _spread(self, record: Record) -> None:

@@ -5,7 +5,7 @@ Each is the body of a weft message (`serfwire.WeftMessage`), so label, encryptio
     ┌───┬──────────────────────────────────────────────────────────┐
     │ R │ map {Name, Id, Epoch, Version, Body}                     │  rumor: a record, to be told on
     │ r │ the same                                                 │  answer: a record that was missing
-    │ A │ map {Name, Id, Epoch, Version, Octets}                   │  announcement of one too long for that
+    │ A │ map {Name, Id, Epoch, Version, Octets, Hash}             │  announcement of one too long for that
     │ a │ the same                                                 │  the same, as an answer
     │ W │ list of [Name, Id, Epoch, Version, [page, …]]            │  wanted: whole, or these pages
     │ P │ map {Name, Id, Epoch, Version, Octets, Page, Data}       │  1024 octets of a long record's body
@@ -84,11 +84,16 @@ class Rumor:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """There is such a record, too long for a datagram: whoever wants it asks."""
+    """There is such a record, too long for a datagram: whoever wants it asks.
+
+    Attributes:
+        hash: The record's, by which one that says something else under the same key is told; or empty.
+    """
 
     key: RecordKey
     octets: int
     is_answer: bool = False
+    hash: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +164,8 @@ def encode_message(message: RecordMessage) -> bytes:
     match message:
         case Rumor(key, body, is_answer):
             return (b"r" if is_answer else b"R") + pack(_key(key) | {"Body": body})
-        case Announcement(key, octets, is_answer):
-            return (b"a" if is_answer else b"A") + pack(_key(key) | {"Octets": octets})
+        case Announcement(key, octets, is_answer, said):
+            return (b"a" if is_answer else b"A") + pack(_key(key) | {"Octets": octets, "Hash": said})
         case Wants(wants):
             return b"W" + pack([[*_key(want.key).values(), list(want.pages)] for want in wants])
         case Page(key, octets, number, data):
@@ -202,8 +207,7 @@ def parse_message_untrusted(data: bytes) -> RecordMessage:
             fields = fields_untrusted(rest, "record")
             return Rumor(_key_untrusted(fields), fields.octets(b"Body", RECORD_OCTETS), kind == b"r")
         case b"A" | b"a":
-            fields = fields_untrusted(rest, "announcement")
-            return Announcement(_key_untrusted(fields), _octets_untrusted(fields), kind == b"a")
+            return _announcement_untrusted(fields_untrusted(rest, "announcement"), is_answer=kind == b"a")
         case b"W":
             return Wants(_wants_untrusted(unpack_untrusted(rest, "wants")))
         case b"P":
@@ -236,6 +240,13 @@ def _listed_key_untrusted(items: Sequence[Any]) -> RecordKey:
         number_untrusted(epoch, U64, "epoch"),
         number_untrusted(version, U64, "version"),
     )
+
+
+def _announcement_untrusted(fields: Fields, *, is_answer: bool) -> Announcement:
+    said = fields.octets(b"Hash", SUMMARY_OCTETS)
+    if said:
+        exactly_untrusted(said, SUMMARY_OCTETS, "announcement.hash")
+    return Announcement(_key_untrusted(fields), _octets_untrusted(fields), is_answer, said)
 
 
 def _octets_untrusted(fields: Fields) -> int:

@@ -79,6 +79,7 @@ class Pooled:
     conflicts: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
+    unsaid: list[str] = field(default_factory=list)
     vteps: dict[str, tuple[VtepId, ...]] = field(default_factory=dict)
     unleased: list[Trouble] = field(default_factory=list)
     unheard: dict[Refused, int] = field(default_factory=dict)
@@ -381,6 +382,12 @@ def test_a_peer_is_one_with_the_vtep_it_says_it_has(pooled: Pooling) -> None:
     peers = {peer.name: peer for peer in pooled(told).introspector.peers()}
     assert peers["n2"].underlay == f"{VTEP_B}:{PORT}"
     assert peers.keys() == {"n2", str(VTEP_C)}
+
+
+def test_what_the_others_cannot_be_told_is_told_here(pooled: Pooling) -> None:
+    node = pooled(Pooled([somebody("n1", "192.0.2.1")], unsaid=["our own record: expected at most 7"]))
+    problems = [ailment.problem for ailment in node.introspector.ailments()]
+    assert "the others do not hear what is so here: our own record: expected at most 7" in problems
 
 
 def test_what_nodes_disagree_about_is_told_with_its_fix(pooled: Pooling) -> None:

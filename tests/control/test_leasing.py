@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Coroutine
 from ipaddress import ip_network
 from pathlib import Path
@@ -13,6 +14,7 @@ from support.disk import full_disk
 from support.gossip_world import Actor, World, weft_tags, world
 from support.records import peer
 
+from control.intent import leases as leases_module
 from control.intent.desired import Ours
 from control.intent.leases import LOST, SETTLE_SECONDS, Self
 from control.intent.own import Routed, own_networks
@@ -35,17 +37,25 @@ network = "10.5.0.0/16"
 class Node:
     """One node's leases on a real disk, its pool a simulated one."""
 
-    def __init__(self, made: World, folder: Path, name: str, founders: str = "", **start: bool) -> None:
+    def __init__(
+        self,
+        made: World,
+        folder: Path,
+        name: str,
+        founders: str = "",
+        more: str = "",
+        *,
+        is_first: bool = True,
+    ) -> None:
         self.folder = folder / name
         self.folder.mkdir(exist_ok=True)
         self.made = made
         file = folder / f"{name}.toml"
-        file.write_text(FOUNDED + (f"founders = [{founders}]" if founders else ""))
+        file.write_text(FOUNDED + (f"founders = [{founders}]\n" if founders else "") + more)
         self.config: Config = load(file, {"name": name, "state_dir": str(self.folder)}, {})
         key = {"name": name, "tags": weft_tags(f"id-{name}")}
         self.actor: Actor = made.actors.get(name) or made.add(key.pop("name"), **key)  # type: ignore[arg-type]
         own = Self(name, f"id-{name}", str(self.actor.endpoint))
-        is_first = start.get("is_first", True)
         leasing = Leasing.open(self.config, own, is_first=is_first, now=self.now)
         assert leasing is not None
         self.leasing = leasing
@@ -61,8 +71,8 @@ class Node:
     async def turn(self) -> None:
         """Decides, writes, and says what is so."""
         await self.leasing.advance(self.core, is_cloned=False, now=self.now)
-        held = self.leasing.held(PODS)
-        routed = Routed((held,) if held else (), self.leasing.words().get(PODS))
+        subnet = self.config.networks[0].subnet or self.leasing.held(PODS)
+        routed = Routed((subnet,) if subnet else (), self.leasing.words().get(PODS))
         self.core.publish(own_networks(self.config.networks, Ours(), {PODS: routed}), now=self.now)
         self.made.settle(self.actor)
 
@@ -111,6 +121,35 @@ def test_who_is_told_nothing_learns_the_founders_and_leases(tmp_path: Path) -> N
     tell(story)
 
 
+STATIC = """
+subnet = "10.5.1.0/24"
+peers = [{ vtep = "192.0.2.9", subnet = "10.5.2.0/24", mac = "02:00:00:00:00:09" }]
+"""
+
+
+def test_a_founder_grants_neither_its_own_static_subnet_nor_a_static_peers(tmp_path: Path) -> None:
+    async def story(made: World) -> None:
+        founder, joiner = Node(made, tmp_path, "n1", '"n1"', STATIC), Node(made, tmp_path, "n2")
+        await rounds(founder, joiner)
+        assert founder.rows() == {"n1": ("10.5.1.0/24", "static"), "n2": ("10.5.3.0/24", "held")}
+        assert joiner.rows() == founder.rows()
+        assert founder.troubles() == joiner.troubles() == ""
+
+    tell(story)
+
+
+def test_a_static_peer_that_comes_with_a_reload_is_minded_too(tmp_path: Path) -> None:
+    async def story(made: World) -> None:
+        founder = Node(made, tmp_path, "n1", '"n1"', 'subnet = "10.5.1.0/24"')
+        again = Node(made, tmp_path, "n1", '"n1"', STATIC)
+        founder.leasing.take_over(again.config.networks)
+        joiner = Node(made, tmp_path, "n2")
+        await rounds(founder, joiner)
+        assert joiner.leasing.held(PODS) == ip_network("10.5.3.0/24")
+
+    tell(story)
+
+
 def test_a_full_disk_grants_nothing_and_says_so_and_then_it_does(tmp_path: Path) -> None:
     async def story(made: World) -> None:
         founder = Node(made, tmp_path, "n1", '"n1"')
@@ -121,6 +160,51 @@ def test_a_full_disk_grants_nothing_and_says_so_and_then_it_does(tmp_path: Path)
             assert not founder.file().exists()
         await rounds(founder, seconds=2.0)
         assert founder.leasing.held(PODS) == ip_network("10.5.1.0/24")
+
+    tell(story)
+
+
+SECOND = """
+[[network]]
+name = "more"
+mode = "routed"
+network = "10.6.0.0/16"
+vni = 43
+founders = ["n1"]
+"""
+
+
+def test_no_more_is_granted_than_one_record_holds_whatever_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases_module, "GRANTS_MAX", 1)
+
+    async def story(made: World) -> None:
+        founder = Node(made, tmp_path, "n1", '"n1"', SECOND)
+        await rounds(founder)
+        assert [(row.network, row.subnet) for row in founder.leasing.rows()] == [("pods", "10.5.1.0/24")]
+        assert "network more: this founder has no subnet left to grant" in founder.troubles()
+
+    tell(story)
+
+
+def test_what_was_decided_last_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(made: World) -> None:
+        founder = Node(made, tmp_path, "n1", '"n1"', SECOND)
+        known = list(founder.leasing._known())
+        for _, leases in known * 2:  # asked, then granted
+            leases.consider((), now=founder.now + SETTLE_SECONDS + 1)
+        delays = [0.1, 0.0]
+        write = founder.leasing._file.write
+
+        def slow_at_first(text: str) -> None:
+            time.sleep(delays.pop(0))
+            write(text)
+
+        monkeypatch.setattr(founder.leasing._file, "write", slow_at_first)
+        await asyncio.gather(*(founder.leasing._write(*each) for each in known))
+        networks = json.loads(founder.file().read_text())["networks"]
+        assert {name: len(each["grants"]) for name, each in networks.items()} == {"pods": 1, "more": 1}
 
     tell(story)
 

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 import uvloop
 from support.disk import full_disk
+from support.records import network
 from support.serf_agent import GOSSIP_PORT, fresh_block, until
 
 from control import pool as pool_module
 from control import troubles as troubles_module
 from control.membership.events import MemberChanged, NameConflict, UdpBlocked
 from control.membership.member import Endpoint, MemberState
+from control.membership.recordbody import MACS_MAX
 from control.membership.secure import format_key
 from control.operator.config import Config, load
 from control.operator.fields import Endpoint as Written
@@ -152,6 +154,22 @@ def test_a_node_that_comes_back_is_itself_and_a_later_start(tell: Tell) -> None:
         assert len({each["weft_id"] for each in tags}) == 1
         assert len(tags[0]["weft_id"]) == 32
         assert words == sorted(set(words))
+
+    tell(story)
+
+
+def test_more_than_one_node_may_say_is_a_trouble_for_as_long_as_it_is(tell: Tell) -> None:
+    async def story(world: World) -> None:
+        pool = await world.start(1)
+        pool.publish([network(macs=1)])
+        said = pool.core.records.own
+        pool.publish([network(macs=MACS_MAX + 1)])
+        assert pool.core.records.own is said
+        (trouble,) = pool.unsaid
+        assert f"expected at most {MACS_MAX} of one node" in trouble
+        pool.publish([network(macs=2)])
+        assert pool.unsaid == []
+        assert pool.core.records.own is not said
 
     tell(story)
 

@@ -19,6 +19,7 @@ from control.intent.leases import (
     STRANGERS_SETTLE_SECONDS,
     Leases,
     Self,
+    Static,
     Word,
 )
 from control.membership.recordbody import Grant, Holding, LeaseWord, NetworkRecord
@@ -129,6 +130,22 @@ def test_a_founder_gives_itself_one_and_then_whoever_asks() -> None:
     ]
     turn(founder, word_of(holder, "n5"))
     assert [row.state for row in founder.rows()] == ["held", "held"]
+
+
+def test_what_the_operator_gave_away_is_not_granted_and_a_doubling_is_named() -> None:
+    own = Self("n1", "id-n1", "192.0.2.1:7946")
+    founder = Leases(PLAN, own, None, is_first=True, now=0.0, static=Static(S1, (S2,)))
+    asker = node("n5")
+    turn(founder)
+    turn(asker, word_of(founder, "n1"))
+    turn(founder, word_of(asker, "n5"))
+    assert [(row.subnet, row.node, row.state) for row in founder.rows()] == [
+        (S1, "n1", "static"),
+        (ip_network("10.5.3.0/24"), "n5", "granted"),
+    ]
+    said = NetworkRecord(NetworkId("pods"), "routed", "vxlan", None, 8472, subnets=(S1,))
+    turn(founder, Word("n7", "id-n7", is_here=True, said=said))
+    assert "n1 and n7 both have the subnet 10.5.1.0/24" in founder.troubles()[0].problem
 
 
 def test_nothing_is_so_before_the_disk_has_it() -> None:

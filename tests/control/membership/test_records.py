@@ -377,6 +377,19 @@ def test_a_long_record_is_announced_and_fetched_page_by_page() -> None:
     assert RecordChanged("us") in events(other)
 
 
+@pytest.mark.parametrize("nodes", [(3, 4), (4, 3)])
+def test_of_two_long_words_under_one_version_everybody_keeps_the_same(nodes: tuple[int, int]) -> None:
+    one, other = pair()
+    for desk, said in zip((one, other), (network(node, macs=MACS_MAX) for node in nodes), strict=True):
+        desk.hear(rumor(key("w1"), said, is_answer=True))
+        desk.said()
+    assert one.records.hash != other.records.hash
+    one.records._compare_with("m2")
+    talk(one, other, ("m1", "m2"))
+    assert one.records.hash == other.records.hash
+    assert RecordForked("w1") in [*events(one), *events(other)]
+
+
 def test_pages_that_are_lost_are_asked_for_again_and_then_given_up(desk: Desk) -> None:
     desk.hear(Announcement(key("m1"), LONG_OCTETS))
     assert [type(message) for message in desk.told()] == [Wants]

@@ -34,6 +34,8 @@ from overlay.tables import FdbRemove, FdbReplace, FloodReplace, VtepRemove
 from tunnel.interfaces import Strictness
 from tunnel.ladder import Feature
 
+pytestmark = pytest.mark.timeout(300)  # two engines, 150 scripts, on a machine that may be busy
+
 pytest.importorskip("tunnel._native", reason="the native engine is not built: see `weft version`")
 
 Step = Callable[[Twin], None]
@@ -183,12 +185,16 @@ steps = st.one_of(
 # ── What comes out ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def by_flow(told: Sequence[tuple[object, bytes]]) -> dict[bytes, list[tuple[object, bytes]]]:
-    """Each flow's frames in their order.  Which of two flows comes first is nobody's promise."""
-    flows: dict[bytes, list[tuple[object, bytes]]] = {}
+def by_flow(told: Sequence[tuple[object, bytes]]) -> dict[tuple[object, bytes], list[tuple[object, bytes]]]:
+    """Each flow's frames in their order.  Which of two flows comes first is nobody's promise.
+
+    Frames between the same two MACs that leave by different sockets are different flows.
+    """
+    flows: dict[tuple[object, bytes], list[tuple[object, bytes]]] = {}
     for beside, octets in told:
-        macs_at = 0 if isinstance(beside, bytes) else 8  # written to the device, or behind a VXLAN header
-        flows.setdefault(octets[macs_at : macs_at + 12], []).append((beside, octets))
+        is_written = isinstance(beside, bytes)  # to the device; else it is behind a VXLAN header
+        macs_at, socket = (0, None) if is_written else (8, beside)
+        flows.setdefault((socket, octets[macs_at : macs_at + 12]), []).append((beside, octets))
     return flows
 
 

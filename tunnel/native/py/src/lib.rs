@@ -297,7 +297,14 @@ mod _native {
             self.change(py, |lane| lane.lost_before(Reason(reason), network, frames));
         }
 
-        fn lost_after(&self, py: Python<'_>, reason: u8, network: Option<u32>, vtep: Option<u32>, frames: u64) {
+        fn lost_after(
+            &self,
+            py: Python<'_>,
+            reason: u8,
+            network: Option<u32>,
+            vtep: Option<u32>,
+            frames: u64,
+        ) {
             self.change(py, |lane| lane.lost_after(Reason(reason), network, vtep, frames));
         }
 

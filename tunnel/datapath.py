@@ -3,7 +3,7 @@
     native   Rust, a thread of its own      `tunnel.nativedatapath`, where it was built
     python   the specification              `tunnel.pydatapath`, everywhere
 
-`auto` is the native one wherever it was built, loads, and can carry every network of the node.
+`auto` is the native one wherever it was built and loads.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def choose(wanted: str, *, obstacle: str | None) -> Choice:
 
     Args:
         wanted: What the configuration says.
-        obstacle: Why the native engine cannot carry this node's networks, None if it can.
+        obstacle: Why the native engine is not to be had, None if it is.
 
     Raises:
         DatapathUnavailableError: The native engine is wanted and cannot be had.

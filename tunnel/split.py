@@ -40,7 +40,6 @@ from tunnel.offload import (
     CWR,
     ETHERNET_LENGTH,
     GSO_ECN,
-    GSO_NONE,
     GSO_TCPV4,
     GSO_TCPV6,
     GSO_UDP_L4,
@@ -115,19 +114,17 @@ class Run(NamedTuple):
 def split_untrusted(
     header: Buffer, frame: memoryview, *, prefix: bytes, payload_max: int, hidden: int = 0
 ) -> list[Run] | DropReason:
-    """The runs to send for a frame read from the TAP, in order, or why it is not sent.
+    """The runs to send for a super-frame read from the TAP, in order, or why it is not sent.
 
     Args:
         header: The `virtio_net_hdr` read before it.
-        frame: Writable, and written to: a checksum that is missing in a frame that stays whole.
+        frame: What the runs' slices are of; not written to.
         prefix: Put before every segment: the VXLAN header.
         payload_max: Octets of datagram the path to the VTEP carries, prefix included.
         hidden: Octets at the frame's front that are not sent (`tunnel.flannel_udp`).
     """
     if len(header) < VNET_HEADER_LENGTH:
         return DropReason.INNER_MALFORMED
-    if header[1] == GSO_NONE:
-        return _whole(header, frame, (prefix, hidden), payload_max)
     place = locate_untrusted(header, frame)
     if place is None:
         return DropReason.INNER_MALFORMED
@@ -136,17 +133,6 @@ def split_untrusted(
         return DropReason.MTU_EXCEEDED
     split = _split_tcp if place.protocol == TCP else _split_udp
     return _runs(split(frame, place, place.size, (prefix, hidden)), segment_size)
-
-
-def _whole(header: Buffer, frame: memoryview, front: _Front, payload_max: int) -> list[Run] | DropReason:
-    """A frame that is cut nowhere, its checksum finished where it lies."""
-    prefix, hidden = front
-    segment_size = len(prefix) + len(frame) - hidden
-    if segment_size > payload_max:
-        return DropReason.MTU_EXCEEDED
-    if not finish_untrusted(header, frame):
-        return DropReason.INNER_MALFORMED
-    return [Run([prefix, frame[hidden:]], segment_size, 1)]
 
 
 def finish_untrusted(header: Buffer, frame: memoryview) -> bool:

@@ -17,8 +17,8 @@ from support.super_frames import ECN, Burst, bursts
 
 from overlay.verdict import DropReason
 from tunnel.merge import TUNNEL_PORTS, Lost, Write, merge_untrusted
-from tunnel.offload import PLAIN, SEGMENTS_MAX, repair_untrusted
-from tunnel.split import split_untrusted
+from tunnel.offload import GSO_NONE, PLAIN, SEGMENTS_MAX, repair_untrusted
+from tunnel.split import finish_untrusted, split_untrusted
 
 MTU = 1450
 LONG = 1 << 16  # an MTU that is never in the way
@@ -48,6 +48,9 @@ def segments_of(write: Write | Lost) -> list[bytes]:
     """What the host makes of it when it has to send it on."""
     assert isinstance(write, Write)
     frame = memoryview(bytearray(octets(write)))
+    if write.header[1] == GSO_NONE:
+        assert finish_untrusted(write.header, frame)
+        return [bytes(frame)]
     runs = split_untrusted(write.header, frame, prefix=b"", payload_max=1 << 16)
     assert isinstance(runs, list)
     buffers = [buffer for run in runs for buffer in run.buffers]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.utils import checksum as scapy_checksum
-from support.frames import arp_request, naive_sum, tcp4, udp4
+from support.frames import arp_request, naive_sum, tcp4
 from support.super_frames import ECN, TCPV4, TCPV6, UDP_L4, Burst, bursts
 
 from overlay.verdict import DropReason
@@ -156,9 +156,12 @@ def test_hidden_octets_do_not_count_for_what_the_path_carries() -> None:
 
 
 @pytest.mark.parametrize("frame", [arp_request(), tcp4(b"x" * 999), b"", b"x"])
-def test_a_plain_frame_is_sent_as_it_is(frame: bytes) -> None:
+def test_a_plain_frame_is_finished_and_no_super_frame(frame: bytes) -> None:
     for header in (PLAIN, b"\x02" + PLAIN[1:]):  # DATA_VALID says the checksum is right
-        assert split(header, frame) == [Run([PREFIX, memoryview(frame)], 8 + len(frame), 1)]
+        left = bytearray(frame)
+        assert finish_untrusted(header, memoryview(left))
+        assert left == frame
+        assert split(header, frame) is DropReason.INNER_MALFORMED
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -166,28 +169,33 @@ def test_a_plain_frame_is_sent_as_it_is(frame: bytes) -> None:
 @pytest.mark.parametrize("octets", [0, 1, 2, 479, 480, 481, 482, 1397, 1398])
 def test_a_missing_checksum_is_the_one_scapy_computes(version: int, protocol: int, octets: int) -> None:
     burst = Burst(version, protocol, octets=octets, size=2000)
-    header = bytearray(burst.header)
-    header[1:6] = bytes(5)  # no segmentation
-    assert segments_of(split(bytes(header), burst.whole)) == burst.segments
+    frame = bytearray(burst.whole)
+    assert finish_untrusted(burst.header[:1] + bytes(5) + burst.header[6:], memoryview(frame))
+    assert [frame] == burst.segments
 
 
 def test_a_missing_checksum_that_is_zero_is_sent_as_its_other_face() -> None:
-    frame = bytes(14) + b"\xff\xff" + bytes(20)
-    header = struct.pack("=BBHHHH", 1, 0, 0, 0, 14, 4)
-    assert segments_of(split(header, frame))[0][18:20] == b"\xff\xff"
+    frame = bytearray(bytes(14) + b"\xff\xff" + bytes(20))
+    assert finish_untrusted(struct.pack("=BBHHHH", 1, 0, 0, 0, 14, 4), memoryview(frame))
+    assert frame[18:20] == b"\xff\xff"
 
 
-@given(st.integers(0, 65535), st.integers(0, 65535), st.binary(min_size=14, max_size=80))
-def test_a_checksum_outside_of_its_frame_is_malformed(start: int, offset: int, frame: bytes) -> None:
-    runs = split(struct.pack("=BBHHHH", 1, 0, 0, 0, start, offset), frame)
-    if start + offset + 2 > len(frame):
-        assert runs is DropReason.INNER_MALFORMED
-    else:
-        field_at = start + offset
-        made = segments_of(runs)[0]
-        assert made[:field_at] + frame[field_at : field_at + 2] + made[field_at + 2 :] == frame
-        expected = 0xFFFF - naive_sum(frame[start:]) or 0xFFFF
-        assert made[field_at : field_at + 2] == expected.to_bytes(2, "big")
+@given(st.integers(0, 700), st.integers(0, 65535) | st.integers(0, 700), st.binary(max_size=600))
+def test_a_checksum_is_finished_where_it_has_a_place_and_nothing_else_changes(
+    start: int, offset: int, octets: bytes
+) -> None:
+    frame, at = bytearray(octets), start + offset
+    is_finished = finish_untrusted(struct.pack("=BBHHHH", 1, 0, 0, 0, start, offset), memoryview(frame))
+    assert is_finished == (at + 2 <= len(frame))
+    expected = (0xFFFF - naive_sum(octets[start:]) or 0xFFFF).to_bytes(2, "big")
+    assert frame == (octets[:at] + expected + octets[at + 2 :] if is_finished else octets)
+
+
+@given(header=st.binary(max_size=9))
+def test_a_truncated_virtio_header_finishes_nothing(header: bytes) -> None:
+    frame = bytearray(range(100))
+    assert not finish_untrusted(header, memoryview(frame))
+    assert frame == bytes(range(100))
 
 
 # --- The path's MTU -------------------------------------------------------------------------------------
@@ -198,37 +206,6 @@ def test_segments_too_long_for_the_path_are_named_so(burst: Burst) -> None:
     longest = len(PREFIX) + max(map(len, burst.segments))
     assert isinstance(split(burst.header, burst.whole, payload_max=longest), list)
     assert split(burst.header, burst.whole, payload_max=longest - 1) is DropReason.MTU_EXCEEDED
-
-
-@given(start=st.integers(0, 700), offset=st.integers(0, 700), payload=st.binary(max_size=600))
-def test_a_checksum_is_finished_wherever_it_has_a_place_and_nothing_else_changes(
-    start: int, offset: int, payload: bytes
-) -> None:
-    frame = bytearray(payload)
-    header = struct.pack("=BBHHHH", 1, 0, 0, 0, start, offset)
-    at = start + offset
-    if not finish_untrusted(header, memoryview(frame)):
-        assert at + 2 > len(frame)
-        assert frame == payload
-        return
-    assert at + 2 <= len(frame)
-    assert frame[:at] + frame[at + 2 :] == payload[:at] + payload[at + 2 :]
-    total = naive_sum(payload[start:].ljust((len(payload) - start + 1) // 2 * 2, b"\0")) % 0xFFFF
-    found = int.from_bytes(frame[at : at + 2], "big")
-    assert found == (-total % 0xFFFF or 0xFFFF)
-
-
-@given(header=st.binary(max_size=9))
-def test_a_truncated_virtio_header_finishes_nothing(header: bytes) -> None:
-    frame = bytearray(range(100))
-    assert not finish_untrusted(header, memoryview(frame))
-    assert frame == bytes(range(100))
-
-
-def test_a_whole_frame_too_long_for_the_path_is_named_so() -> None:
-    frame = udp4(b"x" * 100)
-    assert isinstance(split(PLAIN, frame, payload_max=len(frame) + 8), list)
-    assert split(PLAIN, frame, payload_max=len(frame) + 7) is DropReason.MTU_EXCEEDED
 
 
 # --- Lies -----------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 //! Egress: device → underlay (`tunnel.egress`).  The functions stand in the order the frame meets them.
+//! Over 500 lines: every branch of the way out, and what a refused send comes to, is one walk.
 //!
 //! ```text
 //! drain ─▶ flow remembered? ─▶ offer ─▶ door ─▶ flush ─▶ one sendmmsg

@@ -1,4 +1,5 @@
 //! One lane: everything a worker touches, and the changes the loop thread makes to it.
+//! Over 500 lines: what one lock guards stands in one file.
 //!
 //! ```text
 //! worker        lock ─▶ drain devices and ports ─▶ unlock ─▶ poll, then sleep

@@ -176,6 +176,19 @@ def test_a_pseudo_header_sum_of_ffff_is_no_missing_checksum(name: str) -> None:
     assert repair(bytes(frame)) == PLAIN
 
 
+def test_a_super_frame_whose_checksum_field_is_zero_is_finished() -> None:
+    payload = b"x" * 4000
+    tcp_length = (len(payload) + 20).to_bytes(2, "big")
+    rest = naive_sum(ip_address(IP4_B).packed + bytes([0, 6]) + tcp_length)
+    ip = IP(src=str(ip_address(0xFFFF - rest)), dst=IP4_B)  # as above: the sum is zero modulo 65535
+    frame = bytearray(tcp4(payload, ip=ip))
+    field_at = 14 + 20 + 16
+    frame[field_at : field_at + 2] = b"\xff\xff"
+    assert header(repair(bytes(frame))).gso_size
+    frame[field_at : field_at + 2] = b"\0\0"
+    assert repair(bytes(frame)) == PLAIN
+
+
 @pytest.mark.parametrize("name", ["tcp4", "udp4", "tcp4 options", "udp4 options"])
 def test_an_ipv4_fragment_is_never_repaired(name: str) -> None:
     frame = bytearray(half(name, b"x" * 40))

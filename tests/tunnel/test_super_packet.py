@@ -90,6 +90,29 @@ def at(packet: Any, layer: type[Any]) -> int:
 
 
 @every_outer
+@given(
+    wants=st.lists(
+        st.tuples(
+            st.sampled_from([1, 4]),
+            st.sampled_from(["60 KB", "tcp4"]),
+            st.sampled_from([5000, 60_000]),
+            st.sampled_from([50_000, 50_001]),
+            st.sampled_from([0, 2]),
+        ),
+        max_size=6,
+    )
+)
+def test_what_was_filled_before_leaves_no_trace(
+    version: int, wants: list[tuple[int, str, int, int, int]]
+) -> None:
+    again = outer(version)
+    for gso_type, name, octets, port, ecn in wants:
+        place = place_of(BURSTS[name])
+        anew = outer(version).fill(gso_type, place, octets, source_port=port, ecn=ecn)
+        assert again.fill(gso_type, place, octets, source_port=port, ecn=ecn) == anew
+
+
+@every_outer
 @every_burst
 def test_the_outer_headers_lead_from_us_to_the_vtep_by_the_next_hop(version: int, burst: Burst) -> None:
     _, packet = written(fill(outer(version), burst, ecn=2), burst)

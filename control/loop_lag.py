@@ -11,8 +11,8 @@ from collections import deque
 from dataclasses import dataclass
 
 # Ours
-LOOK_SECONDS = 0.05
-LOOKS_KEPT = 1200  # a minute
+LOOK_SECONDS = 0.25  # each one wakes an idle daemon
+LOOKS_KEPT = 240  # a minute
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def test_a_crowd_that_joins_storms_and_flaps_costs_established_flows_nothing(
 ) -> None:
     lab = start_lab(
         pool_of("crowd", NodeKind.WEFT, NodeKind.WEFT, NodeKind.BARE),
-        constants=("control.loop_lag.LOOKS_KEPT=200",),  # ten seconds: each phase shows by itself
+        constants=("control.loop_lag.LOOKS_KEPT=40",),  # ten seconds: each phase shows by itself
     )
     eventually("they see one another", lambda: len(view(lab.daemons["n1"], "peers")) == 1)
     late: dict[str, list[float]] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.lab import ROOT
+from support.lab import ROOT, processes_with
 
 from bench.lab.abilities import why_no_kernel_vxlan, why_no_namespaces, why_no_tap
 from bench.lab.commands import wait_until, weft_command, weft_environment
@@ -128,22 +128,11 @@ def test_interrupted_it_tears_down_and_keeps_what_it_has(
     arguments = ["--scenario", "udp-64", "--scenario", "tcp-1", "--forwarder", "bare", "--pairs", "1"]
     with running([*arguments, "--seconds", "30", "--out", str(tmp_path)]) as process:
         deadline = time.monotonic() + END_WITHIN_S
-        wait_until(lambda: bool(senders_of(process.pid)), "traffic flows", deadline=deadline)
+        prefix = f"weft-{process.pid}"
+        wait_until(lambda: bool(processes_with(b"send", prefix)), "traffic flows", deadline=deadline)
         process.send_signal(number)
         said, _ = process.communicate(timeout=END_WITHIN_S)
         assert process.returncode == status
         assert "**Partial" in said
         assert the_record(tmp_path)["partial"] is True
         assert traces_of(process) == []
-
-
-def senders_of(pid: int) -> list[str]:
-    """The traffic programs in the namespaces of that bench's lab."""
-    found = []
-    for name in namespaces(f"weft-{pid}"):
-        pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
-        for each in pids.stdout.split():
-            command = Path(f"/proc/{each}/cmdline")
-            if command.exists() and b"\0send\0" in command.read_bytes():
-                found.append(each)
-    return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -78,6 +79,18 @@ def _processes_that_name(prefix: str) -> Iterator[tuple[int, str]]:
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if f"{prefix}-" in command:
                     yield int(entry.name), command
+
+
+def processes_with(word: bytes, prefix: str) -> list[int]:
+    """The processes in the namespaces of that prefix that have the word on their command line."""
+    found = []
+    for name in namespaces(prefix):
+        told = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
+        for pid in map(int, told.stdout.split()):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                if word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    found.append(pid)
+    return found
 
 
 def settled_state(place: Place) -> frozenset[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.lab import ROOT, skip_unless_possible
+from support.lab import ROOT, processes_with, skip_unless_possible
 
 from bench.lab.abilities import why_no_kernel_vxlan
 from bench.lab.commands import wait_until, weft_command, weft_environment
@@ -104,11 +104,4 @@ def test_killed_it_is_swept_away_by_the_next_and_its_daemons_end_by_themselves()
 
 
 def daemons_of(prefix: str) -> list[int]:
-    found = []
-    for name in namespaces(prefix):
-        pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
-        for pid in pids.stdout.split():
-            command = Path(f"/proc/{pid}/cmdline")
-            if command.exists() and b"--state-dir" in command.read_bytes():
-                found.append(int(pid))
-    return found
+    return processes_with(b"--state-dir", prefix)

@@ -9,7 +9,7 @@ Learning, ageing, an operator's static entry and a peer's record are all the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -132,6 +132,17 @@ class TableDelta:
     """Changes, applied in their order, all or none."""
 
     changes: tuple[Change, ...]
+
+    def vteps(self) -> Iterator[tuple[NetworkId, VtepId]]:
+        """The VTEPs that are others afterwards, or gone, each with its network."""
+        for change in self.changes:
+            match change:
+                case VtepReplace(network, vtep):
+                    yield network, vtep.address
+                case VtepRemove(network, address):
+                    yield network, address
+                case _:
+                    pass
 
 
 Subscriber = Callable[[TableDelta, frozenset[TableKey]], None]

@@ -32,7 +32,7 @@ from time import monotonic
 from overlay.addr import IpAddress, Mac, NetworkId, Vtep, VtepId
 from overlay.errors import DatapathUnavailableError, DeviceError
 from overlay.route import subnet_key
-from overlay.tables import TableDelta, Tables, VtepRemove, VtepReplace
+from overlay.tables import TableDelta, Tables
 from overlay.verdict import (
     EVERY_VTEP,
     Decision,
@@ -251,15 +251,9 @@ class NativeDatapath:
 
     def _tables_changed(self, delta: TableDelta, touched: frozenset[TableKey]) -> None:
         """Edits what the tables say of VTEPs, then forgets exactly the flows that rest on what changed."""
-        for change in delta.changes:
-            network = self._networks.get(change.network)
-            match change:
-                case VtepReplace(_, vtep) if network is not None:
-                    self._follow_vtep(network, vtep.address)
-                case VtepRemove(_, address) if network is not None:
-                    self._follow_vtep(network, address)
-                case _:
-                    pass
+        for network_id, vtep in delta.vteps():
+            if network_id in self._networks:
+                self._follow_vtep(self._networks[network_id], vtep)
         for network_id in {place.network for place in touched if place.table is Table.FLOOD}:
             if network_id in self._networks:
                 self._program_flood(self._networks[network_id])

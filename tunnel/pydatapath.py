@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from overlay.addr import IpAddress, Mac, NetworkId, VtepId
 from overlay.errors import DeviceError
-from overlay.tables import TableDelta, Tables, VtepRemove, VtepReplace
+from overlay.tables import TableDelta, Tables
 from overlay.verdict import (
     Direction,
     DropReason,
@@ -205,15 +205,9 @@ class PythonDatapath:
 
     def _tables_changed(self, delta: TableDelta, touched: frozenset[TableKey]) -> None:
         """Edits what the tables say of VTEPs, then forgets exactly the flows that rest on what changed."""
-        for change in delta.changes:
-            network = self._networks.get(change.network)
-            match change:
-                case VtepReplace(_, vtep) if network is not None:
-                    self._follow_vtep(network, vtep.address)
-                case VtepRemove(_, address) if network is not None:
-                    self._follow_vtep(network, address)
-                case _:
-                    pass
+        for network_id, vtep in delta.vteps():
+            if network_id in self._networks:
+                self._follow_vtep(self._networks[network_id], vtep)
         for network_id in {place.network for place in touched if place.table is Table.FLOOD}:
             if network_id in self._networks:
                 flood = self._tables[network_id].flood.vteps()

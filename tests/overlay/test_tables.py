@@ -305,3 +305,9 @@ def test_a_route_is_a_place_of_its_own_and_goes_with_its_vtep() -> None:
     assert [each.subnet for each in tables[LAB].routes.routes()] == [own]
     assert tables.apply(TableDelta((RouteRemove(LAB, own),))) == {route_key(LAB, own)}
     assert tables.apply(TableDelta((RouteRemove(LAB, own),))) == frozenset()
+
+
+def test_a_delta_names_the_vteps_it_is_about_in_order_with_their_networks() -> None:
+    flood = FloodReplace(LAB, (A,))
+    delta = TableDelta((VtepReplace(LAB, Vtep(A, 8472)), flood, VtepRemove(NOWHERE, B), VtepRemove(LAB, A)))
+    assert list(delta.vteps()) == [(LAB, A), (NOWHERE, B), (LAB, A)]

@@ -17,7 +17,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import Any, TypeVar
@@ -320,6 +320,32 @@ def balance(made: Twin) -> None:
     statistics = made.statistics()
     assert statistics.ledger.balances, statistics.ledger
     assert statistics.ledger.dropped == sum(sum(each.values()) for each in statistics.drops.values())
+
+
+def run_both(
+    make: Callable[..., AbstractContextManager[AnyTwin]],
+    assert_alike: Callable[[AnyTwin, AnyTwin], None],
+    script: Sequence[Callable[[AnyTwin], None]],
+    **others: object,
+) -> None:
+    """Has both engines go through the script, then looks whether they are alike."""
+    with make("python", **others) as python, make("native", **others) as native:
+        for step in script:
+            step(python)
+            step(native)
+        assert_alike(python, native)
+
+
+def assert_same_books(python: Twin, native: Twin) -> None:
+    """What both have counted and remember is the same."""
+    expected, found = python.statistics(), native.statistics()
+    assert found.drops == {network: drops for network, drops in expected.drops.items() if drops}
+    assert found.ledger == expected.ledger
+    assert found.upcalls == expected.upcalls
+    assert found.flows == expected.flows
+    by_vtep = {each.vtep: each for each in expected.vteps}
+    assert {each.vtep: each for each in found.vteps} == by_vtep
+    assert native.flows() == python.flows()
 
 
 def encapsulated(*frames: bytes, vni: int = VNI) -> list[bytes]:

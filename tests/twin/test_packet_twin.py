@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -17,12 +16,23 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IPOption_NOP
 from support.packets import packet
 from support.super_frames import Burst, bursts
-from support.twins import NETWORK, PLAIN, STRANGER, VTEPS, PacketTwin, packet_twin
+from support.twins import (
+    NETWORK,
+    PLAIN,
+    STRANGER,
+    VTEPS,
+    PacketTwin,
+    assert_same_books,
+    packet_twin,
+    run_both,
+)
 
 from overlay.fdb import Origin
 from overlay.tables import RouteRemove, RouteReplace
 from overlay.verdict import DropReason
 from tunnel.ladder import Feature
+
+pytestmark = pytest.mark.timeout(300)  # two engines, 120 scripts, on a machine that may be busy
 
 pytest.importorskip("tunnel._native", reason="the native engine is not built: see `weft version`")
 
@@ -147,29 +157,13 @@ def assert_alike(python: PacketTwin, native: PacketTwin) -> None:
     assert sorted(native.answers) == sorted(python.answers)
     for vtep, arrived in python.arrived.items():
         assert by_flow([*native.arrived[vtep]]) == by_flow([*arrived])
-    expected, found = python.statistics(), native.statistics()
-    assert found.drops == {network: drops for network, drops in expected.drops.items() if drops}
-    assert found.ledger == expected.ledger
-    assert found.upcalls == expected.upcalls
-    assert found.flows == expected.flows
-    by_vtep = {each.vtep: each for each in expected.vteps}
-    assert {each.vtep: each for each in found.vteps} == by_vtep
-    assert native.flows() == python.flows()
-
-
-def run_both(script: list[Step], **others: object) -> None:
-    with ExitStack() as stack:
-        engines = [stack.enter_context(packet_twin(kind, **others)) for kind in ("python", "native")]
-        for step in script:
-            for engine in engines:
-                step(engine)
-        assert_alike(*engines)
+    assert_same_books(python, native)
 
 
 @settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(script=st.lists(steps, min_size=1, max_size=12))
 def test_whatever_comes_both_engines_do_the_same(script: list[Step]) -> None:
-    run_both(script)
+    run_both(packet_twin, assert_alike, script)
 
 
 @pytest.mark.parametrize("others", [{"repairs": False}, {"overlay_mtu": 600}], ids=str)
@@ -178,7 +172,7 @@ def test_whatever_comes_both_engines_do_the_same(script: list[Step]) -> None:
 def test_however_the_network_is_set_both_engines_do_the_same(
     others: dict[str, object], script: list[Step]
 ) -> None:
-    run_both(script, **others)
+    run_both(packet_twin, assert_alike, script, **others)
 
 
 def test_without_segmentation_both_send_one_by_one() -> None:
@@ -186,7 +180,11 @@ def test_without_segmentation_both_send_one_by_one() -> None:
         engine.underlay.ladder.lower(Feature.UDP_GSO, "a test", now=0.0)
         engine.datapath.expire(now=engine.reactor.time())
 
-    run_both([lower, super_packet(Burst(octets=20_000)), from_device([packet(HOSTS[0], HOSTS[3])] * 5)])
+    run_both(
+        packet_twin,
+        assert_alike,
+        [lower, super_packet(Burst(octets=20_000)), from_device([packet(HOSTS[0], HOSTS[3])] * 5)],
+    )
 
 
 def test_what_both_do_is_to_carry_and_to_answer() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
@@ -26,7 +25,17 @@ from support.frames import (
     udp6,
 )
 from support.super_frames import Burst, bursts
-from support.twins import NETWORK, PLAIN, STRANGER, VTEPS, Twin, encapsulated, twin
+from support.twins import (
+    NETWORK,
+    PLAIN,
+    STRANGER,
+    VTEPS,
+    Twin,
+    assert_same_books,
+    encapsulated,
+    run_both,
+    twin,
+)
 
 from overlay.addr import BROADCAST, Mac
 from overlay.fdb import Origin
@@ -203,14 +212,7 @@ def assert_alike(python: Twin, native: Twin) -> None:
     assert by_flow(native.written) == by_flow(python.written)
     for vtep, arrived in python.arrived.items():
         assert by_flow(native.arrived[vtep]) == by_flow(arrived)
-    expected, found = python.statistics(), native.statistics()
-    assert found.drops == {network: drops for network, drops in expected.drops.items() if drops}
-    assert found.ledger == expected.ledger
-    assert found.upcalls == expected.upcalls
-    assert found.flows == expected.flows
-    by_vtep = {each.vtep: each for each in expected.vteps}
-    assert {each.vtep: each for each in found.vteps} == by_vtep
-    assert native.flows() == python.flows()
+    assert_same_books(python, native)
     assert known_macs(native) == known_macs(python)
 
 
@@ -219,19 +221,10 @@ def known_macs(engine: Twin) -> set[tuple[object, ...]]:
     return {(entry.mac, entry.vtep, entry.origin) for entry in engine.tables[NETWORK].fdb.entries()}
 
 
-def run_both(script: list[Step], **others: object) -> None:
-    with ExitStack() as stack:
-        engines = [stack.enter_context(twin(kind, **others)) for kind in ("python", "native")]
-        for step in script:
-            for engine in engines:
-                step(engine)
-        assert_alike(*engines)
-
-
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(script=st.lists(steps, min_size=1, max_size=12))
 def test_whatever_comes_both_engines_do_the_same(script: list[Step]) -> None:
-    run_both(script)
+    run_both(twin, assert_alike, script)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +237,7 @@ def test_whatever_comes_both_engines_do_the_same(script: list[Step]) -> None:
 def test_however_the_network_is_set_both_engines_do_the_same(
     others: dict[str, object], script: list[Step]
 ) -> None:
-    run_both(script, **others)
+    run_both(twin, assert_alike, script, **others)
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -260,7 +253,7 @@ def test_a_super_frame_that_one_cuts_the_other_puts_together(burst: Burst) -> No
         engine.from_vtep(turned[0])
         engine.from_vtep(*turned)
 
-    run_both([there_and_back])
+    run_both(twin, assert_alike, [there_and_back])
 
 
 def test_without_segmentation_both_send_one_by_one() -> None:
@@ -268,10 +261,10 @@ def test_without_segmentation_both_send_one_by_one() -> None:
         engine.underlay.ladder.lower(Feature.UDP_GSO, "a test", now=0.0)
         engine.datapath.expire(now=engine.reactor.time())
 
-    run_both([lower, super_frame(Burst(octets=20_000)), from_device([tcp4(b"data")] * 5)])
+    run_both(twin, assert_alike, [lower, super_frame(Burst(octets=20_000)), from_device([tcp4(b"data")] * 5)])
 
 
 def test_a_checksum_is_finished_once_for_all_copies_of_a_frame_too_long() -> None:
     """Where it overwrites the addresses, a second time would tell another station that it is too long."""
     burst = Burst(octets=1440, size=480, tags=(100, 7), tcp_options=2)
-    run_both([from_device([burst.whole], b"\x01" + bytes(9))], repairs=False)
+    run_both(twin, assert_alike, [from_device([burst.whole], b"\x01" + bytes(9))], repairs=False)

@@ -364,8 +364,10 @@ def peers(count: int, *, is_broadcast: bool = False) -> Scenario:
 
 def run_mac_pairs(situation: Situation) -> Outcome:
     """What is delivered between many MAC pairs, as a share of what is delivered between one."""
+    situation.warm_up()
     priming = ["--pairs", MANY_PAIRS, "--rate", PRIMING_RATE, "--seconds", _priming_s()]
-    _send_frames(situation, situation.receiver, *priming, "--answer")
+    station = situation.sender.run(["cat", f"/sys/class/net/{situation.overlay.device}/address"]).stdout
+    _send_frames(situation, situation.receiver, *priming, "--announce-to", station.strip())
     _send_frames(situation, situation.sender, *priming)
     counts = (MANY_PAIRS, 1) if situation.is_odd else (1, MANY_PAIRS)
     rates, usage = {}, None

@@ -1,9 +1,10 @@
 """Ethernet frames between many MAC pairs, sent on a device as they are.
 
-    python -m bench.traffic.frames DEVICE --pairs 10000 --seconds 2 [--rate 2000] [--answer]
+    python -m bench.traffic.frames DEVICE --pairs 10000 --seconds 2 [--rate 2000] [--announce-to MAC]
 
-Pair number i goes from 02:AA::i to 02:BB::i, and with --answer the other way: that is how the far side learns
-where the destinations are before they are sent to.  The frames are of a local experimental type, which no
+Pair number i goes from 02:AA::i to 02:BB::i.  With --announce-to, each destination sends to that one station,
+which everybody knows: that is how the far side learns where the destinations are before they are sent to,
+without a frame of its own that goes to every VTEP.  The frames are of a local experimental type, which no
 stack answers and no offload merges: the far device's own counter says exactly how many arrived.
 """
 
@@ -14,6 +15,7 @@ import contextlib
 import itertools
 import socket
 import time
+from functools import partial
 
 from bench.traffic.cue import await_cue, hold_cue, say_result
 
@@ -35,10 +37,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=0.0, help="frames/s; 0 floods")
-    parser.add_argument("--answer", action="store_true", help="from the destinations to the sources")
+    parser.add_argument(
+        "--announce-to", type=_octets, metavar="MAC", help="from the destinations to that one"
+    )
     chosen = parser.parse_args()
     hold_cue()
-    frames = [frame_of_pair(number, answer=chosen.answer) for number in range(chosen.pairs)]
+    build = frame_of_pair if chosen.announce_to is None else partial(announcement, chosen.announce_to)
+    frames = [build(number) for number in range(chosen.pairs)]
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as endpoint:  # protocol 0: receives nothing
         endpoint.bind((chosen.device, 0))
         await_cue()
@@ -46,12 +51,25 @@ def main() -> None:
     say_result({"sent": sent, "seconds": seconds})
 
 
-def frame_of_pair(number: int, *, answer: bool) -> bytes:
-    """The frame of that MAC pair, one way or the other."""
-    source = SOURCE_PREFIX + number.to_bytes(4, "big")
-    destination = DESTINATION_PREFIX + number.to_bytes(4, "big")
-    if answer:
-        source, destination = destination, source
+def frame_of_pair(number: int) -> bytes:
+    """From its source to its destination."""
+    return _frame(_mac(DESTINATION_PREFIX, number), _mac(SOURCE_PREFIX, number))
+
+
+def announcement(station: bytes, number: int) -> bytes:
+    """From the pair's destination to a station."""
+    return _frame(station, _mac(DESTINATION_PREFIX, number))
+
+
+def _octets(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def _mac(prefix: bytes, number: int) -> bytes:
+    return prefix + number.to_bytes(4, "big")
+
+
+def _frame(destination: bytes, source: bytes) -> bytes:
     return destination + source + LOCAL_EXPERIMENTAL.to_bytes(2, "big") + bytes(PAYLOAD_OCTETS)
 
 

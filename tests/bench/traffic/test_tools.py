@@ -17,7 +17,7 @@ from bench.lab.commands import LabError
 from bench.lab.namespaces import Place
 from bench.traffic import churn, echo, udp
 from bench.traffic.echo import first_answer
-from bench.traffic.frames import frame_of_pair
+from bench.traffic.frames import announcement, frame_of_pair
 from bench.traffic.tool import Tool
 from bench.traffic.udp import CATCH_UP_TICKS, TICK_S
 from bench.traffic.wake import wake_us
@@ -163,12 +163,13 @@ def test_a_program_that_is_gone_left_no_result() -> None:
         sender.result(within=0.1)  # never told to begin, so it is asked to end
 
 
-def test_pairs_have_macs_of_their_own_and_answers_go_the_other_way() -> None:
-    frames = [frame_of_pair(number, answer=False) for number in range(1000)]
+def test_pairs_have_macs_of_their_own_and_destinations_tell_one_station() -> None:
+    station = bytes.fromhex("020000000001")
+    frames = [frame_of_pair(number) for number in range(1000)]
     assert len({frame[:12] for frame in frames}) == 1000
     for number, frame in itertools.islice(enumerate(frames), 0, None, 100):
-        there, back = frame[:6], frame[6:12]
-        assert frame_of_pair(number, answer=True)[:12] == back + there
+        there = frame[:6]
+        assert announcement(station, number) == station + there + frame[12:]
         assert not there[0] & 1  # unicast
         assert there[0] & 2  # locally administered (IEEE 802 section 8.4.2)
         assert (frame[12:14], len(frame)) == (b"\x88\xb5", 78)

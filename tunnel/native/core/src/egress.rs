@@ -38,9 +38,11 @@ use crate::upcalls::{Held, Notice, source_mac};
 use crate::vnet::{GSO_NONE, VNET_LENGTH, Vnet};
 
 /// A drain ends after so many reads …
-pub(crate) const READS_PER_TURN: usize = 128;
+const READS_PER_TURN: usize = 128;
 /// … or so many octets, so that the other direction gets its turn.
 pub(crate) const OCTETS_PER_TURN: usize = 256 << 10;
+/// Since the last drain: so long a pause is no burst.
+const QUIET_SECONDS: f64 = 0.000_2;
 /// Octets of the longest frame a device gives.
 pub(crate) const FRAME_MAX: usize = 65_535 + ETHERNET_LENGTH + 4;
 /// Room for a turn's frames and one more that began just before its end.
@@ -65,6 +67,17 @@ impl Datagram {
     }
 }
 
+impl Network {
+    /// How many frames the drain that begins now reads at most.
+    ///
+    /// Who was quiet has most likely one to say: asking for more costs a system call on a cold cache, and the worker
+    /// comes back at once if there is more.
+    pub(crate) fn reads_of_turn(&mut self, now: f64) -> usize {
+        let was_quiet = now - mem::replace(&mut self.drained_at, now) > QUIET_SECONDS;
+        if was_quiet { 1 } else { READS_PER_TURN }
+    }
+}
+
 /// What a frame is sent with.
 #[derive(Clone, Copy)]
 pub(crate) struct Mark {
@@ -83,14 +96,14 @@ impl Lane {
     ///
     /// HOT PATH: copies nothing, and builds nothing for a flow that is known.
     pub fn drain_device(&mut self, network: u32, now: f64) -> usize {
-        let Some(network_) = self.network(network) else { return 0 };
+        let Some(network_) = self.network_mut(network) else { return 0 };
         if network_.subnets.is_some() {
             return self.drain_packets(network, now);
         }
-        let (fd, header) = (network_.device, network_.header);
+        let (fd, header, reads) = (network_.device, network_.header, network_.reads_of_turn(now));
         let mut arena = mem::take(&mut self.arena);
         let (mut at, mut frames, mut octets_read) = (2, 0, 0);
-        while frames < READS_PER_TURN && octets_read < OCTETS_PER_TURN {
+        while frames < reads && octets_read < OCTETS_PER_TURN {
             let start = at - 2;
             let before = [arena[start], arena[start + 1]];
             let read = sys::read(fd, &mut arena[start..start + VNET_LENGTH + FRAME_MAX]);
@@ -595,4 +608,24 @@ fn is_full(number: i32) -> bool {
 /// No checksum offload on the way; a driver's refusal.
 fn is_no_segmentation(number: i32) -> bool {
     matches!(number, libc::EIO | libc::EINVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lane::{Bounds, NetworkSettings};
+    use crate::sys::{Bell, Waiter};
+    use std::sync::Arc;
+
+    #[test]
+    fn who_was_quiet_is_asked_for_one_frame_and_who_was_not_for_a_burst() {
+        let (waiter, bell) = (Arc::new(Waiter::new().unwrap()), Arc::new(Bell::new().unwrap()));
+        let mut lane = Lane::new(waiter, bell, Bounds { send_segments: 63, write_segments: 64 }, 0.0);
+        let settings = NetworkSettings { vni: Some(7), is_strict: false, suppresses: false, repairs: true };
+        let number = lane.add_network(settings, 0.0);
+        let network = lane.network_mut(number).unwrap();
+        let asked: Vec<usize> =
+            [1.0, 1.0001, 1.0002, 1.1].map(|now| network.reads_of_turn(now)).into_iter().collect();
+        assert_eq!(asked, [1, READS_PER_TURN, READS_PER_TURN, 1]);
+    }
 }

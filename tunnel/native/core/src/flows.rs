@@ -42,24 +42,27 @@ pub enum Owner {
 }
 
 /// A verdict remembered, and what it has carried.
+///
+/// HOT PATH: what a frame reads and writes is one line of the cache; key and end of its time lie behind.
+#[repr(C, align(64))]
 pub struct Flow {
-    /// Its key.
-    pub key: Key,
     /// What was decided.
     pub verdict: Verdict,
-    /// When a verdict made under a limit ends; infinite for others.
-    pub expires_at: f64,
+    /// The flow hash that chose the sender.
+    pub entropy: u32,
+    /// The addresses and ports of the last frame; while they stay, so does `entropy`.
+    pub selector: [u8; 12],
     /// When it last carried.
     pub used_at: f64,
     /// Frames carried.
     pub frames: u64,
     /// Octets of frame carried.
     pub octets: u64,
-    /// The addresses and ports of the last frame; while they stay, so does `entropy`.
-    pub selector: [u8; 12],
-    /// The flow hash that chose the sender.
-    pub entropy: u32,
     places: Box<[u32]>,
+    /// Its key.
+    pub key: Key,
+    /// When a verdict made under a limit ends; infinite for others.
+    pub expires_at: f64,
 }
 
 /// The flows of one direction of one network (ingress: of one VTEP), and those pending.
@@ -247,6 +250,13 @@ impl Dependents {
 mod tests {
     use super::*;
     use crate::testing::Octets;
+    use std::mem::{offset_of, size_of};
+
+    #[test]
+    fn what_a_frame_touches_of_a_flow_is_one_line_of_the_cache() {
+        assert!(offset_of!(Flow, places) + size_of::<Box<[u32]>>() <= 64);
+        assert_eq!(size_of::<Option<Flow>>(), 128); // that there is one at all is seen by `places`
+    }
 
     fn key(number: usize) -> Key {
         let mut key = [2; 12];

@@ -87,6 +87,8 @@ pub struct Network {
     pub merges_udp: bool,
     /// Whose subnets are where; None: the network carries frames.
     pub subnets: Option<Subnets>,
+    /// When its device was last drained.
+    pub(crate) drained_at: f64,
     /// Egress flows.
     pub egress: FlowTable,
     /// Sender's host → VTEP.
@@ -387,6 +389,7 @@ impl Lane {
             repairs: settings.repairs,
             merges_udp: false,
             subnets: settings.vni.is_none().then(Subnets::default),
+            drained_at: now,
             egress: FlowTable::new(Owner::Egress(number), EGRESS_FLOWS_MAX),
             hosts: HashMap::with_hasher(Seeded::new()),
             flood: vec![],

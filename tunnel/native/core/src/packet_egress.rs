@@ -16,7 +16,7 @@ use std::mem;
 
 use crate::bucket::Source;
 use crate::ecn::inner_ecn_untrusted;
-use crate::egress::{Datagram, FRAME_MAX, Mark, OCTETS_PER_TURN, READS_PER_TURN};
+use crate::egress::{Datagram, FRAME_MAX, Mark, OCTETS_PER_TURN};
 use crate::flows::{Owner, Verdict};
 use crate::lane::{HEADER_LENGTH, Lane, Point};
 use crate::octets::ETHERNET_LENGTH;
@@ -31,10 +31,11 @@ impl Lane {
     ///
     /// HOT PATH: copies nothing, and builds nothing for a flow that is known.
     pub(crate) fn drain_packets(&mut self, network: u32, now: f64) -> usize {
-        let Some(fd) = self.network(network).map(|network| network.device) else { return 0 };
+        let Some(network_) = self.network_mut(network) else { return 0 };
+        let (fd, reads) = (network_.device, network_.reads_of_turn(now));
         let mut arena = mem::take(&mut self.arena);
         let (mut at, mut packets) = (0, 0);
-        while packets < READS_PER_TURN && at < OCTETS_PER_TURN {
+        while packets < reads && at < OCTETS_PER_TURN {
             let start = at + LEAD - VNET_LENGTH;
             let octets = match sys::read(fd, &mut arena[start..start + VNET_LENGTH + FRAME_MAX]) {
                 Ok(octets) => octets.saturating_sub(VNET_LENGTH),

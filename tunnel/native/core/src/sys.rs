@@ -159,7 +159,12 @@ pub fn send_many(fd: RawFd, to: &Address, messages: &[Outgoing<'_>]) -> Result<u
     }
     // SAFETY: `count` headers are filled in; names, slices and control messages outlive the call, and the kernel
     // writes only the headers' lengths.
-    counted(unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), count as u32, libc::MSG_DONTWAIT) as isize })
+    counted(unsafe {
+        match count {
+            1 => libc::sendmsg(fd, &headers[0].msg_hdr, libc::MSG_DONTWAIT).min(1),
+            _ => libc::sendmmsg(fd, headers.as_mut_ptr(), count as u32, libc::MSG_DONTWAIT) as isize,
+        }
+    })
 }
 
 fn write_control(header: &mut libc::msghdr, control: &mut Control, message: &Outgoing<'_>, to: &Address) {

@@ -624,8 +624,7 @@ mod tests {
         let settings = NetworkSettings { vni: Some(7), is_strict: false, suppresses: false, repairs: true };
         let number = lane.add_network(settings, 0.0);
         let network = lane.network_mut(number).unwrap();
-        let asked: Vec<usize> =
-            [1.0, 1.0001, 1.0002, 1.1].map(|now| network.reads_of_turn(now)).into_iter().collect();
+        let asked = [1.0, 1.0001, 1.0002, 1.1].map(|now| network.reads_of_turn(now));
         assert_eq!(asked, [1, READS_PER_TURN, READS_PER_TURN, 1]);
     }
 }

@@ -608,6 +608,19 @@ impl Lane {
         }
     }
 
+    /// Flows remembered of each network, by its number.
+    pub fn flow_counts(&self) -> Vec<usize> {
+        let mut counts: Vec<usize> = self
+            .networks
+            .iter()
+            .map(|network| network.as_ref().map_or(0, |network| network.egress.len()))
+            .collect();
+        for vtep in self.vteps.iter().flatten() {
+            counts[vtep.network as usize] += vtep.ingress.len();
+        }
+        counts
+    }
+
     /// Frames that wait for a verdict.
     pub fn held(&self) -> usize {
         self.held_frames

@@ -356,12 +356,9 @@ mod _native {
             })
         }
 
-        fn egress_count(&self, py: Python<'_>, network: u32) -> usize {
-            self.look(py, |lane| lane.network(network).map_or(0, |network| network.egress.len()))
-        }
-
-        fn ingress_count(&self, py: Python<'_>, vtep: u32) -> usize {
-            self.look(py, |lane| lane.vtep(vtep).map_or(0, |vtep| vtep.ingress.len()))
+        /// Remembered flows of each network, by its number.
+        fn flow_counts(&self, py: Python<'_>) -> Vec<usize> {
+            self.look(py, |lane| lane.flow_counts())
         }
 
         fn egress_flows<'py>(

@@ -560,12 +560,12 @@ class NativeDatapath:
             for reason, count in counts:
                 of_network = drops.setdefault(network_id, {})
                 of_network[REASONS[reason]] = of_network.get(REASONS[reason], 0) + count
-        counts = self._lane.flow_counts()
+        remembered = self._lane.flow_counts()
         return DatapathStatistics(
             ledger=Ledger(*self._lane.ledger()),
             drops=drops,
             vteps=tuple(self._vtep_statistics()),
-            flows={network.id: counts[network.number] for network in self._networks.values()},
+            flows={network.id: remembered[network.number] for network in self._networks.values()},
             upcalls=self._upcalls,
         )
 

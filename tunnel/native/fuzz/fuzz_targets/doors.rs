@@ -31,7 +31,9 @@ fuzz_target!(|octets: &[u8]| {
     looks(&frame);
     marks(&frame);
     forwards(&frame);
-    repairs(&frame, way);
+    // Only what fills its datagram comes with a segment size.
+    let segment_size = way.segment_size.filter(|_| is_super_frame_untrusted(&frame));
+    repairs(&frame, Way { segment_size, ..way });
     cuts(&Vnet::parse(&header), &frame);
 });
 

@@ -287,11 +287,11 @@ fn is_one_hop_on(found: &[u8], sent: &[u8]) -> bool {
     found.len() == sent.len() && found.len() > 20 && found[20..] == sent[20..] && found[8] + 1 == sent[8]
 }
 
-/// One send of datagrams that long each; more than the kernel cuts apart it refuses.
+/// One send, of datagrams that long each where that is shorter; of no more than the kernel cuts apart.
 fn send(from: &UdpSocket, to: &UdpSocket, octets: &[u8], cut: usize, ecn: u8) {
     let address = Address::new(&[127, 0, 0, 1], to.local_addr().unwrap().port(), 0).unwrap();
-    let cut = cut.max(octets.len().div_ceil(63)).max(1);
-    let segment = if cut < octets.len() { u16::try_from(cut).ok() } else { None };
+    let is_several = 0 < cut && cut < octets.len();
+    let segment = u16::try_from(cut.max(octets.len().div_ceil(63))).ok().filter(|_| is_several);
     let slices = [IoSlice::new(octets)];
     // Not taken is not sent: a super-datagram over 65 507 octets.
     let _ = send_many(from.as_raw_fd(), &address, &[Outgoing { slices: &slices, segment, ecn }]);

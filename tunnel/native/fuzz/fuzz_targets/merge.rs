@@ -31,7 +31,7 @@ fn frames(draw: &mut Draw<'_>) -> Vec<Vec<u8>> {
         let made = draw.flow(2000);
         let size = 1 + draw.below(500);
         for mut frame in segments(&made, size, FRAMES_MAX - frames.len()) {
-            match draw.octet() {
+            match draw.octet() & 15 {
                 1 => draw.damage(&mut frame),
                 2 => frames.push(draw.take(100).to_vec()),
                 3 => frame = draw.take(100).to_vec(),

@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 VENV   := .venv
 PYTEST := $(VENV)/bin/python -m pytest
 STAMP  := $(VENV)/.setup-done
-NATIVE := $(shell find tunnel/native -path '*/target' -prune -o -name '*.rs' -print -o -name 'Cargo.toml' -print)
+NATIVE := $(shell find tunnel/native \( -name target -o -name fuzz \) -prune -o -name '*.rs' -print -o -name 'Cargo.toml' -print)
 CARGO  := $(shell command -v cargo)
 CODE   := overlay tunnel control bench tests
 
@@ -51,7 +51,7 @@ check: setup ## format, lint, types, import contracts, generated documents; form
 	@$(if $(CARGO),scripts/check-native,echo "left out: the checks in Rust: no cargo")
 
 .PHONY: fuzz
-fuzz: setup ## every target of tests/fuzz for FUZZ_SECONDS (20) each
+fuzz: setup ## every fuzz target, in Python and in Rust, for FUZZ_SECONDS (20) each
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz $(ARGS)
 
 .PHONY: sim

@@ -2,6 +2,7 @@
 
 A door is a public `*_untrusted` function or method that takes octets and is called by code which is not
 itself `*_untrusted`, or by nobody yet.  Those that only doors call are reached through them.
+Of the native engine every public `*_untrusted` function is one, and its targets are those in Rust.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from support.source import Source, sources
+from support.source import ROOT, Source, sources
 
 SUFFIX = "_untrusted"
 OCTETS = re.compile(r"\b(bytes|bytearray|memoryview|Buffer|Octets)\b")
 CARRIERS = ("overlay", "tunnel", "control")
+NATIVE = ROOT / "tunnel" / "native"
+NATIVE_DOOR = re.compile(rf"\bpub fn (\w+{SUFFIX})\b")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -56,8 +59,20 @@ def test_every_door_has_a_property() -> None:
     assert not closed, "no test with hypothesis calls:\n" + "\n".join(closed)
 
 
+def test_every_native_door_is_fuzzed() -> None:
+    mentioned = set(re.findall(r"\w+", native_text("fuzz/fuzz_targets")))
+    closed = set(NATIVE_DOOR.findall(native_text("core/src"))) - mentioned
+    assert not closed, f"no target of tunnel/native/fuzz calls: {sorted(closed)}"
+
+
 def test_doors_are_found() -> None:
     assert "parse_ethernet_untrusted" in {door.name for door in doors()}
+    assert "merge_untrusted" in NATIVE_DOOR.findall(native_text("core/src"))
+
+
+def native_text(folder: str) -> str:
+    """The Rust code in a folder of the native engine."""
+    return "\n".join(path.read_text() for path in sorted((NATIVE / folder).glob("*.rs")))
 
 
 def doors() -> list[Door]:

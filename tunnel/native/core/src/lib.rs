@@ -34,8 +34,8 @@ pub mod repair;
 pub mod split;
 pub mod super_packet;
 pub mod sys;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, fuzzing))]
+pub mod testing;
 pub mod upcalls;
 pub mod vnet;
 pub mod worker;

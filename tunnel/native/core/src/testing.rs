@@ -1,4 +1,4 @@
-//! Octets by the handful for tests: a small generator with a seed, and frames of every kind.
+//! Octets by the handful for tests and fuzz targets: a small generator with a seed, and frames of every kind.
 
 use crate::checksum::{negative, word_sum};
 use crate::octets::{TCP, UDP, put_long, put_word};

@@ -85,6 +85,7 @@ from tunnel.upcalls import UPCALLS_PER_TURN
 
 # Ours
 FLOWS_PER_LOOK = 1024  # flows copied out in one call: a fraction of a millisecond
+UPCALL_SECONDS = 0.005  # each question waits twice for the worker's turn to end, which a flood makes long
 
 
 class NativeDatapath:
@@ -317,22 +318,28 @@ class NativeDatapath:
     # ── Upcalls ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _hear(self) -> None:
-        """The bell rang.  UPCALLS_PER_TURN answers at once; the loop gets its turn before the rest."""
+        """The bell rang."""
         failure = self._lane.failure()
         if failure is not None:
             self._reactor.remove_reader(self._lane.fileno())
             self._on_failure(DatapathUnavailableError("native", f"it broke: {failure}"))
             return
         self._lane.silence()
+        self._answer_questions()
+        self._read_notices()
+        self._show()
+
+    def _answer_questions(self) -> None:
+        """UPCALLS_PER_TURN of them, or for UPCALL_SECONDS; the loop gets its turn before the rest."""
+        deadline = monotonic() + UPCALL_SECONDS
         for _ in range(UPCALLS_PER_TURN):
             question = self._lane.next_question()
             if question is None:
-                break
+                return
             self._settle(*question)
-        else:
-            self._lane.ring()
-        self._read_notices()
-        self._show()
+            if monotonic() >= deadline:
+                break
+        self._lane.ring()
 
     def _settle(self, question: int, network_number: int, vtep_number: int | None, frame: bytes) -> None:
         """One decision after another until all that waited is carried; without a key one holds one frame."""

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from random import Random
 
 import pytest
+from support.doubles import mac
 from support.frames import MAC_A, MAC_B, arp_request, tcp4, udp4
 from support.super_frames import Burst
 from support.twins import NETWORK, OURS, STRANGER, VTEPS, PairDevice, Twin, balance, encapsulated, twin
@@ -23,6 +24,7 @@ from overlay.errors import DeviceError
 from overlay.fdb import Origin
 from overlay.tables import FdbRemove, FdbReplace
 from overlay.verdict import Drop, DropReason, Encapsulate
+from tunnel import nativedatapath
 from tunnel.interfaces import Activity, Attachment, Buffer, Point
 from tunnel.ladder import Feature
 from tunnel.meter import UpcallKind
@@ -198,6 +200,21 @@ def test_super_datagrams_of_nonsense_are_each_accounted_for() -> None:
         assert engine.device.name == "weft0"
         engine.from_device(OUT)  # it carries as before
         assert engine.arrived[VTEPS[0]][-1][1].endswith(OUT)
+
+
+def test_questions_beyond_a_turns_time_are_answered_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nativedatapath, "UPCALL_SECONDS", 0.0)  # over with the first answer
+    with twin("native") as engine:
+        bind(engine)
+        for number in range(5):
+            engine.device.host.send(bytes(10) + MAC_B + mac(number) + OUT[12:])
+        while engine.lane.turn():
+            pass
+        engine.reactor.step()
+        assert (engine.statistics().upcalls, engine.statistics().ledger.held) == (1, 4)
+        while engine.reactor.step():
+            pass
+        assert (engine.statistics().upcalls, engine.statistics().ledger.sent) == (5, 5)
 
 
 def test_another_device_takes_over_with_the_flows() -> None:

@@ -43,6 +43,7 @@ SEGMENTS_OF_EXCHANGE = 10  # of a connection: three to open it, four to close it
 PRIMING_RATE = 5000  # frames/s: slow enough for any forwarder to learn each one
 SMALL = 64
 GRACE_S = 5.0  # for a program to say its result after its time is over
+IDLE_AFTER_S = 5.0  # a host greets a new device for some seconds: duplicate addresses, routers, multicast
 IDLE_S = 10.0  # a daemon's time is counted in ticks of 10 ms: one of them is 0.1 % then
 SETTLE_S = 1.0
 IDLE_BEFORE_S = 0.5
@@ -444,7 +445,7 @@ def run_start_and_idle(situation: Situation) -> Outcome:
     if answered_at is None:
         raise LabError(f"no answer within {FIRST_ANSWER_WITHIN_S:g} s of its start")
     overlay.await_reachable()
-    time.sleep(SETTLE_S)
+    time.sleep(IDLE_AFTER_S)
     with situation.metered() as meter:
         time.sleep(IDLE_S)
     idle = meter.usage.daemons[0].cpu_s / meter.usage.seconds
@@ -502,7 +503,7 @@ ALL = (
         Better.HIGHER,
         run_mac_pairs,
         cost=lambda seconds: 2 * seconds + 2 * _priming_s() + 1.5,
-        most_rounds=5,
+        most_rounds=10,
         is_alone=True,
     ),
     Scenario(
@@ -512,9 +513,9 @@ ALL = (
         "s",
         Better.LOWER,
         run_start_and_idle,
-        cost=lambda _seconds: IDLE_S + SETTLE_S + 2.0,
+        cost=lambda _seconds: IDLE_S + IDLE_AFTER_S + 2.0,
         nodes=3,
-        most_rounds=3,
+        most_rounds=5,
         is_alone=True,
     ),
     *(peers(count) for count in PEERS),

@@ -248,5 +248,5 @@ def test_what_carried_nothing_has_no_cost_by_octet() -> None:
 
 def test_a_scenario_with_few_rounds_takes_no_more() -> None:
     plan = Plan("full", (PAPER,), (SCENARIOS["daemon"],), (), pairs=10, seconds=1.0)
-    assert plan.rounds(SCENARIOS["daemon"]) == 3
+    assert plan.rounds(SCENARIOS["daemon"]) == 5
     assert plan.rounds(SCENARIOS["tcp-1"]) == 10

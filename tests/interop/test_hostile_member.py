@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import random
-import signal
 import socket
 import threading
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 import pytest
 from support.engines import ON_BOTH
 from support.frames import tcp4, udp4, vxlan
-from support.serving import StartLab, drops, eventually, view
+from support.serving import StartLab, drops, eventually, halted, view
 from support.traffic import UDP_SEGMENT, any_address, mac_of, open_in, pinging, ports, transfer, type_in
 
 from bench.lab import checks
@@ -256,9 +255,7 @@ def test_a_member_with_ever_new_macs_is_limited_and_bounded(scene: Scene) -> Non
         eventually("n1 has read them", lambda: scene.queued() == 0, within_s=WITHIN_S)
 
         def is_full() -> bool:
-            scene.throw(
-                dice.sample(runs, 50)
-            )  # of what came at once a busy machine may answer little in time
+            scene.throw(dice.sample(runs, 50))  # of all at once a busy machine may answer little in time
             return learned(scene.daemon) == FDB_MAX
 
         eventually("n1 has learned all it may", is_full, within_s=WITHIN_S)
@@ -324,16 +321,6 @@ def assert_bounded(scene: Scene) -> None:
 
 
 # ── Full queues ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-@contextmanager
-def halted(daemon: Daemon) -> Iterator[None]:
-    """The daemon reads nothing while the block lasts."""
-    daemon.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        daemon.process.send_signal(signal.SIGCONT)
 
 
 def test_what_an_idle_readers_queues_cannot_hold_is_counted_to_the_frame(scene: Scene) -> None:

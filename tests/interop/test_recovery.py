@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,6 +17,7 @@ from support.serving import (
     eventually,
     exit_status,
     expect_clean_exits,
+    halted,
     serve,
     start_daemons,
     view,
@@ -127,16 +126,6 @@ def test_a_device_that_cannot_be_made_again_is_told_of_and_retried(two: Two) -> 
         type_in(n1, "ip link delete weft0")
         eventually_reaches(n2, address_of(1, RED))
     eventually("it is well", two.daemon.is_ready)
-
-
-@contextmanager
-def halted(daemon: Daemon) -> Iterator[None]:
-    """The daemon gets no turn while the block lasts."""
-    daemon.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        daemon.process.send_signal(signal.SIGCONT)
 
 
 # ── The underlay ────────────────────────────────────────────────────────────────────────────────────────

@@ -2,11 +2,13 @@
 
 start_lab       a topology with all its weft nodes running (a fixture)
 serve           one more daemon, in any namespace of a lab, told anything
+halted          a daemon that stands still for a while
 refused         a daemon that must not come up: its exit status and what it said
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -144,6 +146,16 @@ def await_ready(daemon: Daemon) -> None:
         deadline=time.monotonic() + PATIENCE_S,
         context=daemon.read_output,
     )
+
+
+@contextmanager
+def halted(daemon: Daemon) -> Iterator[None]:
+    """The daemon gets no turn while the block lasts."""
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
 
 
 def refused(

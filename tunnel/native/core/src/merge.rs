@@ -427,17 +427,7 @@ mod tests {
     }
 
     fn segments(made: &Made, size: usize) -> Vec<Vec<u8>> {
-        let pieces = made.payload.chunks(size).enumerate();
-        let segment = |(index, piece): (usize, &[u8])| {
-            Made {
-                payload: piece.to_vec(),
-                sequence: made.sequence.wrapping_add((index * size) as u32),
-                identification: made.identification.wrapping_add(index as u16),
-                ..made.clone()
-            }
-            .build()
-        };
-        pieces.map(segment).collect()
+        made.segments(size).collect()
     }
 
     #[test]

@@ -290,25 +290,10 @@ mod tests {
     use crate::checksum::folded;
     use crate::testing::{Made, Octets};
 
-    fn vnet(made: &Made, size: u16) -> Vnet {
-        Vnet {
-            flags: NEEDS_CSUM,
-            gso_type: match (made.protocol, made.version) {
-                (UDP, _) => GSO_UDP_L4,
-                (_, 4) => GSO_TCPV4,
-                _ => GSO_TCPV6,
-            },
-            header_length: 0,
-            gso_size: size,
-            checksum_start: made.l4_at() as u16,
-            checksum_offset: if made.protocol == TCP { 16 } else { 6 },
-        }
-    }
-
     /// The segments of a super-frame, each put together.
-    pub fn cut(made: &Made, size: u16) -> Vec<Vec<u8>> {
+    pub fn cut(made: &Made, size: usize) -> Vec<Vec<u8>> {
         let mut frame = Made { is_unfinished: true, ..made.clone() }.build();
-        let Ok(Plan::Segments(cut)) = plan_untrusted(&vnet(made, size), &mut frame, 8, 65_535) else {
+        let Ok(Plan::Segments(cut)) = plan_untrusted(&made.vnet(size), &mut frame, 8, 65_535) else {
             panic!("not cut: {made:?}");
         };
         let mut scratch = vec![];
@@ -356,7 +341,7 @@ mod tests {
                     .build(),
                 );
             }
-            let segments = cut(&made, size as u16);
+            let segments = cut(&made, size);
             assert_eq!(segments.len(), expected.len());
             for (at, (found, wanted)) in segments.iter().zip(&expected).enumerate() {
                 // 0 and 0xffff are one sum; the naive maker writes the latter.
@@ -386,8 +371,8 @@ mod tests {
         let made = Made { is_unfinished: true, ..Made::tcp(1, vec![9; 3000]) };
         let mut frame = made.build();
         let longest = 8 + made.payload_at() + 1000;
-        assert!(plan_untrusted(&vnet(&made, 1000), &mut frame, 8, longest).is_ok());
-        let refused = plan_untrusted(&vnet(&made, 1000), &mut frame, 8, longest - 1);
+        assert!(plan_untrusted(&made.vnet(1000), &mut frame, 8, longest).is_ok());
+        let refused = plan_untrusted(&made.vnet(1000), &mut frame, 8, longest - 1);
         assert_eq!(refused.err(), Some(Reason::MTU_EXCEEDED));
     }
 
@@ -403,7 +388,7 @@ mod tests {
             };
             let made = if round % 3 == 0 { Made { protocol: UDP, ..made } } else { made };
             let mut frame = made.build();
-            let mut header = vnet(&made, 1 + random.below(700) as u16).build();
+            let mut header = made.vnet(1 + random.below(700)).build();
             for _ in 0..random.below(3) {
                 let at = random.below(80);
                 frame[at] = random.number() as u8;

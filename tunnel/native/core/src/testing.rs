@@ -2,6 +2,7 @@
 
 use crate::checksum::{negative, word_sum};
 use crate::octets::{TCP, UDP, put_long, put_word};
+use crate::vnet::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
 
 /// Pseudo-random octets from a seed (xorshift64*).
 pub struct Octets(u64);
@@ -88,6 +89,35 @@ impl Made {
     /// Where the payload begins.
     pub fn payload_at(&self) -> usize {
         self.l4_at() + if self.protocol == TCP { 20 + self.options } else { 8 }
+    }
+
+    /// What its sender leaves to be cut to that size says so with this header.
+    pub fn vnet(&self, size: usize) -> Vnet {
+        Vnet {
+            flags: NEEDS_CSUM,
+            gso_type: match (self.protocol, self.version) {
+                (UDP, _) => GSO_UDP_L4,
+                (_, 4) => GSO_TCPV4,
+                _ => GSO_TCPV6,
+            },
+            header_length: self.payload_at() as u16,
+            gso_size: size as u16,
+            checksum_start: self.l4_at() as u16,
+            checksum_offset: if self.protocol == TCP { 16 } else { 6 },
+        }
+    }
+
+    /// The frames its sender makes of the payload where nobody cuts for it, flags as they are.
+    pub fn segments(&self, size: usize) -> impl Iterator<Item = Vec<u8>> {
+        self.payload.chunks(size).enumerate().map(move |(index, piece)| {
+            Made {
+                payload: piece.to_vec(),
+                sequence: self.sequence.wrapping_add((index * size) as u32),
+                identification: self.identification.wrapping_add(index as u16),
+                ..self.clone()
+            }
+            .build()
+        })
     }
 
     /// The frame, every length and checksum as it must be.

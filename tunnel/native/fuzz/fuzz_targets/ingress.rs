@@ -29,7 +29,7 @@ use weft_core::split::locate_untrusted;
 use weft_core::sys::{Address, Bell, Outgoing, Waiter, send_many};
 use weft_core::upcalls::{Answer, Memory};
 use weft_core::vnet::{GSO_NONE, VNET_LENGTH, Vnet};
-use weft_fuzz::draw::{Draw, segments};
+use weft_fuzz::draw::Draw;
 use weft_fuzz::judge::naive_sum;
 
 const INPUTS_PER_LANE: usize = 50;
@@ -142,7 +142,7 @@ impl Bench {
             1 => vec![draw.flow(4000).build()],
             _ => {
                 let (made, size) = (draw.flow(4000), 1 + draw.below(1400));
-                segments(&made, size, SEGMENTS_MAX)
+                made.segments(size).take(SEGMENTS_MAX).collect()
             }
         };
         let mut frames: Vec<Vec<u8>> = frames.into_iter().take(SEGMENTS_MAX).collect();

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use weft_core::merge::{MergeLimits, merge_untrusted};
-use weft_fuzz::draw::{Draw, segments};
+use weft_fuzz::draw::Draw;
 use weft_fuzz::judge::Told;
 
 const FRAMES_MAX: usize = 32;
@@ -30,7 +30,7 @@ fn frames(draw: &mut Draw<'_>) -> Vec<Vec<u8>> {
     while !draw.is_over() && frames.len() < FRAMES_MAX {
         let made = draw.flow(2000);
         let size = 1 + draw.below(500);
-        for mut frame in segments(&made, size, FRAMES_MAX - frames.len()) {
+        for mut frame in made.segments(size).take(FRAMES_MAX - frames.len()) {
             match draw.octet() & 15 {
                 1 => draw.damage(&mut frame),
                 2 => frames.push(draw.take(100).to_vec()),

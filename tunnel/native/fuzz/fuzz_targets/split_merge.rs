@@ -6,9 +6,8 @@ use std::iter;
 
 use libfuzzer_sys::fuzz_target;
 use weft_core::merge::{MergeLimits, merge_untrusted};
-use weft_core::octets::{ACK, PSH, TCP, UDP};
+use weft_core::octets::{ACK, PSH, UDP};
 use weft_core::testing::Made;
-use weft_core::vnet::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
 use weft_fuzz::draw::Draw;
 use weft_fuzz::judge::{Places, Told, cut};
 
@@ -27,7 +26,7 @@ fuzz_target!(|octets: &[u8]| {
     if is_too_long || made.payload.len() > size * SEGMENTS_MAX {
         return;
     }
-    let (vnet, frame) = (vnet(&made, size), made.build());
+    let (vnet, frame) = (made.vnet(size), made.build());
     let segments = cut(&vnet, &frame);
     check_segments(&made, size, &segments);
     let views: Vec<&[u8]> = segments.iter().map(Vec::as_slice).collect();
@@ -40,21 +39,6 @@ fuzz_target!(|octets: &[u8]| {
         assert_eq!(told.0, [(vnet, frame, segments.len())], "the super-frame is back");
     }
 });
-
-fn vnet(made: &Made, size: usize) -> Vnet {
-    Vnet {
-        flags: NEEDS_CSUM,
-        gso_type: match (made.protocol, made.version) {
-            (UDP, _) => GSO_UDP_L4,
-            (_, 4) => GSO_TCPV4,
-            _ => GSO_TCPV6,
-        },
-        header_length: made.payload_at() as u16,
-        gso_size: size as u16,
-        checksum_start: made.l4_at() as u16,
-        checksum_offset: if made.protocol == TCP { 16 } else { 6 },
-    }
-}
 
 /// Each is what its sender would have sent, by the maker of test frames and by the naive judge.
 fn check_segments(made: &Made, size: usize, segments: &[Vec<u8>]) {

@@ -83,17 +83,3 @@ impl<'a> Draw<'a> {
         }
     }
 }
-
-/// The first frames of a flow whose sender cut its payload to that size.
-pub fn segments(made: &Made, size: usize, count: usize) -> Vec<Vec<u8>> {
-    let segment = |(index, piece): (usize, &[u8])| {
-        Made {
-            payload: piece.to_vec(),
-            sequence: made.sequence.wrapping_add((index * size) as u32),
-            identification: made.identification.wrapping_add(index as u16),
-            ..made.clone()
-        }
-        .build()
-    };
-    made.payload.chunks(size).enumerate().take(count).map(segment).collect()
-}

@@ -60,6 +60,9 @@ FULL = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM))
 GONE = frozenset((errno.EBADFD, errno.EBADF, errno.ENODEV, errno.ENXIO))
 NO_SEGMENTATION = frozenset((errno.EIO, errno.EINVAL))  # no checksum offload on the way; a driver's refusal
 
+# Ours
+SEND_TRIES = 8  # of a send; each that fails may tell of an earlier datagram
+
 
 class Egress:
     """The way out of one engine."""
@@ -371,14 +374,16 @@ class Egress:
         """What a refused send comes to: another try, the same in pieces, or drops with their reason.
 
         QUIRK(linux): with IP_RECVERR a send may report what befell an earlier datagram, its own not having
-        been tried.  The report clears the error, so one more try tells the truth.
+        been tried.  The report clears the error, but the next one may be there already: what every one of
+        SEND_TRIES says is the truth.
         """
-        is_stale = vtep.senders and error.errno not in FULL
-        if is_stale and not (batch.count > 1 and error.errno in NO_SEGMENTATION):
+        for _ in range(1, SEND_TRIES if vtep.senders else 1):
+            if error.errno in FULL or (batch.count > 1 and error.errno in NO_SEGMENTATION):
+                break
             try:
                 self._send(vtep, batch)
-            except OSError as second:
-                error = second
+            except OSError as another:
+                error = another
             else:
                 self._sent(network, vtep, batch)
                 return

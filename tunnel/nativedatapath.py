@@ -160,9 +160,7 @@ class NativeDatapath:
             network.router = packet_decider(attachment)
         try:
             for underlay in self._underlays:
-                port = self._open_port(underlay, network)
-                port.networks[network.wire_id] = network
-                self._lane.bind(port.number, network.wire_id, number)
+                self._open_port(underlay, network).networks[network.wire_id] = network
         except DeviceError:
             self._leave_ports(network)
             self._lane.remove_network(number)
@@ -173,6 +171,7 @@ class NativeDatapath:
             self._program_vtep(network, vtep)
         self._program_flood(network)
         self._program_subnets(network)
+        self._listen(network)
         self._use_device(network, device, attachment.overlay_mtu)
 
     def detach(self, network: NetworkId) -> None:
@@ -238,6 +237,12 @@ class NativeDatapath:
         number = self._lane.add_underlay([fd], underlay.ladder.is_on(Feature.UDP_GSO))
         network.exchanges[underlay], self._pools[number] = number, underlay
         return Port(self._lane.add_port(fd), exchange, exchange.overruns())
+
+    def _listen(self, network: Network) -> None:
+        """Receives from now on, the worker knowing already who sends."""
+        for port in self._ports.values():
+            if port.networks.get(network.wire_id) is network:
+                self._lane.bind(port.number, network.wire_id, network.number)
 
     def _leave_ports(self, network: Network) -> None:
         """Receives for this network no more; a port without a network is closed."""

@@ -158,7 +158,7 @@ class Twin:
         self._starts = starts
         self.datapath = self._engine()
         self.device = PairDevice()
-        self.port = _free_port()
+        self.port = free_port()
         self.sockets = {address: _vtep_socket(address) for address in (*VTEPS, STRANGER)}
         self.written: list[tuple[bytes, bytes]] = []
         self.arrived: dict[IpAddress, list[tuple[int, bytes]]] = {address: [] for address in self.sockets}
@@ -353,7 +353,7 @@ def encapsulated(*frames: bytes, vni: int = VNI) -> list[bytes]:
     return [build_header(Vni(vni)) + frame for frame in frames]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind((str(OURS), 0))
         return int(probe.getsockname()[1])

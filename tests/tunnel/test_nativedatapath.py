@@ -9,20 +9,33 @@ import errno
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from ipaddress import ip_address
 from random import Random
+from typing import Any
 
 import pytest
 from support.doubles import mac
 from support.frames import MAC_A, MAC_B, arp_request, tcp4, udp4
 from support.super_frames import Burst
-from support.twins import NETWORK, OURS, STRANGER, VTEPS, PairDevice, Twin, balance, encapsulated, twin
+from support.twins import (
+    NETWORK,
+    OURS,
+    STRANGER,
+    VTEPS,
+    PairDevice,
+    Twin,
+    balance,
+    encapsulated,
+    free_port,
+    twin,
+)
 
-from overlay.addr import IpAddress, Mac, NetworkId, Vni
+from overlay.addr import IpAddress, Mac, NetworkId, Vni, Vtep
 from overlay.bridge import Bridge, BridgePolicy
 from overlay.errors import DeviceError
 from overlay.fdb import Origin
-from overlay.tables import FdbRemove, FdbReplace
+from overlay.tables import FdbRemove, FdbReplace, FloodReplace, VtepReplace
 from overlay.verdict import Drop, DropReason, Encapsulate
 from tunnel import nativedatapath
 from tunnel.interfaces import Activity, Attachment, Buffer, Point
@@ -237,6 +250,53 @@ def test_a_device_that_is_gone_is_listened_to_no_more() -> None:
         engine.device._own.close()
         assert not engine.lane.turn()
         assert fd not in engine.reactor._readers
+
+
+def test_a_worker_that_turns_at_any_moment_of_a_start_takes_no_member_for_a_stranger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with twin("native") as engine, closing(PairDevice("weft1")) as device:
+        other, port = NetworkId("other"), free_port()
+        engine.tables.add_network(other)
+        decider = Bridge(BridgePolicy(other, device.mac), engine.tables)
+        known = Vtep(VTEPS[0], engine.vtep_port(VTEPS[0]))
+        engine.apply(VtepReplace(other, known), FloodReplace(other, VTEPS[:1]))
+        [datagram] = encapsulated(IN, vni=43)
+
+        def arrive() -> None:
+            engine.sockets[VTEPS[0]].sendto(datagram, (str(OURS), port))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.datapath, "_lane", Hasty(engine.lane, arrive))
+            engine.datapath.attach(Attachment(other, Vni(43), port, device, decider, overlay_mtu=1450))
+        engine.settle()
+        statistics = engine.statistics()
+        assert statistics.drops.get(other, {}) == {}
+        assert statistics.ledger.received > 0
+
+
+class Hasty:
+    """A lane whose worker finds a datagram, and its turn, before and after everything that is asked of it."""
+
+    def __init__(self, lane: Any, arrive: Callable[[], None]) -> None:
+        self._lane = lane
+        self._arrive = arrive
+
+    def __getattr__(self, name: str) -> Any:
+        asked = getattr(self._lane, name)
+
+        def between_turns(*arguments: object) -> object:
+            self._turn()
+            answer = asked(*arguments)
+            self._turn()
+            return answer
+
+        return between_turns
+
+    def _turn(self) -> None:
+        self._arrive()
+        while self._lane.turn():
+            pass
 
 
 def test_a_port_that_is_taken_is_told_and_leaves_nothing_behind() -> None:

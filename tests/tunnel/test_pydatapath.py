@@ -75,6 +75,7 @@ from overlay.tables import (
 from overlay.verdict import Deliver, Direction, Drop, DropReason, Encapsulate, Replicate
 from tunnel import egress, flows, ingress, upcalls
 from tunnel.carriage import READS_PER_TURN, TURN_SECONDS
+from tunnel.egress import SEND_TRIES
 from tunnel.interfaces import Activity, Ledger, Point, Strictness
 from tunnel.meter import COPIES_BURST, SHARE, UpcallKind
 from tunnel.offload import PLAIN
@@ -470,18 +471,19 @@ def test_a_full_socket_is_not_tried_again(make_engine: MakeEngine, number: int, 
 
 
 @pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EPERM])
-def test_a_refusal_of_an_earlier_datagram_does_not_lose_this_one(
-    make_engine: MakeEngine, number: int
+@pytest.mark.parametrize("earlier", [1, SEND_TRIES - 1])
+def test_refusals_of_earlier_datagrams_do_not_lose_this_one(
+    make_engine: MakeEngine, earlier: int, number: int
 ) -> None:
-    # With IP_RECVERR a send may report what befell an earlier datagram.
+    # With IP_RECVERR a send may report what befell an earlier datagram, and the next what befell another.
     engine = bound(make_engine)
-    engine.underlay.send_errors.append(os_error(number))
+    engine.underlay.send_errors.extend([os_error(number)] * earlier)
     engine.from_device(OUT)
     assert (len(engine.sent), engine.drops()) == (1, {})
 
 
 @pytest.mark.parametrize(
-    ("second", "reason"),
+    ("last", "reason"),
     [
         (errno.ECONNREFUSED, DropReason.UNDERLAY_ERROR),
         (errno.ENETUNREACH, DropReason.UNDERLAY_ERROR),
@@ -489,11 +491,12 @@ def test_a_refusal_of_an_earlier_datagram_does_not_lose_this_one(
         (errno.EMSGSIZE, DropReason.MTU_EXCEEDED),
     ],
 )
-def test_a_send_refused_twice_is_lost_for_the_second_reason(
-    make_engine: MakeEngine, second: int, reason: DropReason
+def test_a_send_refused_time_and_again_is_lost_for_the_last_reason(
+    make_engine: MakeEngine, last: int, reason: DropReason
 ) -> None:
     engine = bound(make_engine)
-    engine.underlay.send_errors.extend([os_error(errno.ECONNREFUSED), os_error(second)])
+    refused = [os_error(errno.ECONNREFUSED)] * (SEND_TRIES - 1)
+    engine.underlay.send_errors.extend([*refused, os_error(last)])
     engine.from_device(OUT, OUT)
     assert engine.drops_of(VTEP_B) == engine.drops() == {reason: 1}
     assert len(engine.sent) == 1
@@ -501,7 +504,7 @@ def test_a_send_refused_twice_is_lost_for_the_second_reason(
 
 def test_one_vtep_that_cannot_be_reached_costs_the_others_nothing(make_engine: MakeEngine) -> None:
     engine = make_engine(vteps=(VTEP_B, VTEP_C))
-    engine.underlay.send_errors.extend([os_error(errno.ENETUNREACH)] * 2)
+    engine.underlay.send_errors.extend([os_error(errno.ENETUNREACH)] * SEND_TRIES)
     engine.from_device(frame(BROADCAST, LOCAL))
     assert [sent.to[0] for sent in engine.sent] == [str(VTEP_C)]
     assert engine.drops_of(VTEP_B) == {DropReason.UNDERLAY_ERROR: 1}
@@ -531,7 +534,7 @@ def test_a_path_found_narrow_is_asked_for_and_told(make_engine: MakeEngine) -> N
     engine = make_engine()
     engine.bind(MAC_B)
     engine.underlay.paths[str(VTEP_B)] = 1400
-    engine.underlay.send_errors.extend([os_error(errno.EMSGSIZE)] * 2)
+    engine.underlay.send_errors.extend([os_error(errno.EMSGSIZE)] * SEND_TRIES)
     engine.from_device(long_echo(1450))
     assert Ether(engine.device.frames[0])["ICMP"].nexthopmtu == 1350
     engine.from_device(long_echo(1351), long_echo(1350))  # the first is not even tried
@@ -557,7 +560,7 @@ def test_a_narrow_path_is_asked_again_after_a_while(make_engine: MakeEngine) -> 
 def test_a_path_that_is_gone_is_not_called_narrow(make_engine: MakeEngine) -> None:
     engine = bound(make_engine)
     engine.underlay.paths[str(VTEP_B)] = 0
-    engine.underlay.send_errors.extend([os_error(errno.EMSGSIZE)] * 2)
+    engine.underlay.send_errors.extend([os_error(errno.EMSGSIZE)] * SEND_TRIES)
     engine.from_device(OUT, OUT)
     assert len(engine.sent) == 1
 

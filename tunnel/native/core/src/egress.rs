@@ -49,6 +49,8 @@ pub(crate) const FRAME_MAX: usize = 65_535 + ETHERNET_LENGTH + 4;
 pub const ARENA_OCTETS: usize = OCTETS_PER_TURN + LEAD + FRAME_MAX;
 /// What is full leaves at once, so that the other end works while we do; what a burst leaves over goes with it.
 const FLUSH_MESSAGES: usize = 3;
+/// Tries of a send; each that fails may tell of an earlier datagram.
+const SEND_TRIES: usize = 8;
 
 /// Where the octets of one datagram lie in the arena: its VXLAN header and its frame.
 #[derive(Clone, Copy)]
@@ -466,7 +468,8 @@ impl Lane {
     /// What a refused send comes to: another try, the same in pieces, or drops with their reason.
     ///
     /// QUIRK(linux): with IP_RECVERR a send may report what befell an earlier datagram, its own not having been
-    /// tried.  The report clears the error, so one more try tells the truth.
+    /// tried.  The report clears the error, but the next one may be there already: what every one of SEND_TRIES says is
+    /// the truth.
     fn send_again(
         &mut self,
         vtep: u32,
@@ -478,10 +481,13 @@ impl Lane {
         let Some(address) = self.vtep(vtep).map(|vtep| vtep.address) else { return };
         let mut number = errno(&error);
         let is_several = message.count > 1;
-        if sender.is_some() && !is_full(number) && !(is_several && is_no_segmentation(number)) {
+        for _ in 1..if sender.is_some() { SEND_TRIES } else { 1 } {
+            if is_full(number) || (is_several && is_no_segmentation(number)) {
+                break;
+            }
             match send(sender, &address, std::slice::from_ref(message), buffers) {
                 Ok(_) => return self.sent(vtep, message, buffers),
-                Err(second) => number = errno(&second),
+                Err(another) => number = errno(&another),
             }
         }
         let datagrams = message.datagrams(buffers);

@@ -442,12 +442,10 @@ impl Lane {
         (self.underlays.len() - 1) as u32
     }
 
-    /// One more port, listened to from now on; its number.
-    pub fn add_port(&mut self, fd: RawFd) -> std::io::Result<u32> {
-        let number = self.ports.len() as u32;
-        self.waiter.watch(fd, Token::Port(number).number())?;
+    /// One more port; its number.
+    pub fn add_port(&mut self, fd: RawFd) -> u32 {
         self.ports.push(Some(Port { fd, networks: HashMap::with_hasher(Seeded::new()) }));
-        Ok(number)
+        (self.ports.len() - 1) as u32
     }
 
     /// Listens to it no more.
@@ -457,11 +455,14 @@ impl Lane {
         }
     }
 
-    /// What comes to the port with that VNI is the network's.
-    pub fn bind(&mut self, port: u32, vni: u32, network: u32) {
-        if let Some(port) = self.ports.get_mut(port as usize).and_then(Option::as_mut) {
-            port.networks.insert(vni, network);
+    /// What comes to the port with that VNI is the network's.  The port is listened to from its first network on.
+    pub fn bind(&mut self, port: u32, vni: u32, network: u32) -> std::io::Result<()> {
+        let Some(port_) = self.ports.get_mut(port as usize).and_then(Option::as_mut) else { return Ok(()) };
+        if port_.networks.is_empty() {
+            self.waiter.watch(port_.fd, Token::Port(port).number())?;
         }
+        port_.networks.insert(vni, network);
+        Ok(())
     }
 
     // ── What the tables say ─────────────────────────────────────────────────────────────────────────────

@@ -93,7 +93,7 @@ impl Bench {
 
     fn program(&mut self) {
         let Bench { lane, ports, tap, tun, .. } = self;
-        let [vxlan, packets] = [&ports[0], &ports[1]].map(|port| lane.add_port(port.as_raw_fd()).unwrap());
+        let [vxlan, packets] = [&ports[0], &ports[1]].map(|port| lane.add_port(port.as_raw_fd()));
         for (port, vni, device) in
             [(vxlan, Some(LAX), Some(tap)), (vxlan, Some(STRICT), None), (packets, None, Some(tun))]
         {
@@ -104,7 +104,7 @@ impl Bench {
             if let Some(device) = device {
                 lane.use_device(network, device[0].as_raw_fd(), OVERLAY_MTU, true).unwrap();
             }
-            lane.bind(port, vni.unwrap_or(WIRE_ID), network);
+            lane.bind(port, vni.unwrap_or(WIRE_ID), network).unwrap();
             let address = Address::new(&[127, 0, 0, 1], 9, 0).unwrap();
             let vtep = lane.add_vtep(network, address);
             lane.route_vtep(vtep, address, None, OVERLAY_MTU);

@@ -145,16 +145,16 @@ mod _native {
             });
         }
 
-        fn add_port(&self, py: Python<'_>, fd: i32) -> PyResult<u32> {
-            Ok(self.change(py, |lane| Some(lane.add_port(fd))).unwrap_or(Ok(0))?)
+        fn add_port(&self, py: Python<'_>, fd: i32) -> u32 {
+            self.change(py, |lane| lane.add_port(fd))
         }
 
         fn remove_port(&self, py: Python<'_>, port: u32) {
             self.change(py, |lane| lane.remove_port(port));
         }
 
-        fn bind(&self, py: Python<'_>, port: u32, vni: u32, network: u32) {
-            self.change(py, |lane| lane.bind(port, vni, network));
+        fn bind(&self, py: Python<'_>, port: u32, vni: u32, network: u32) -> PyResult<()> {
+            Ok(self.change(py, |lane| Some(lane.bind(port, vni, network))).unwrap_or(Ok(()))?)
         }
 
         // What the tables say.

@@ -154,8 +154,8 @@ SUITES = {
     "forwarders",
     multiple=True,
     metavar="NAME",
-    help="bare, kernel[:noudpcsum], weft[:python|:native][:rung0|:rung1|:rung2|:SWITCH=off,…][:vteps=1000], "
-    "fastd, ovs, nodes.",
+    help="bare, kernel[:noudpcsum], weft[:python|:native][:rung0|:rung1|:rung2|:SWITCH=off,…][:vteps=1000]"
+    "[:workers=2], fastd, ovs, nodes.",
 )
 @click.option("--pairs", type=click.IntRange(1, 1000), help="Rounds; 10 for a figure to publish.")
 @click.option("--seconds", type=click.FloatRange(1, 600), help="Length of one run.")

@@ -4,7 +4,7 @@ A forwarder is named as on the command line:
 
     bare                         the underlay itself
     kernel[:noudpcsum]           ip link … type vxlan
-    weft[:python|:native][:rung0|:rung1|:rung2|:tap_gso=off,udp_gro=on,…][:vteps=1000]
+    weft[:python|:native][:rung0|:rung1|:rung2|:tap_gso=off,udp_gro=on,…][:vteps=1000][:workers=2]
     fastd                        TAP mode, method null: what a user would take from Debian
     ovs                          Open vSwitch with its userspace datapath
     nodes                        docker-compose only: the nodes' own overlay, as they run it
@@ -39,6 +39,7 @@ RUNGS: Mapping[str, Mapping[str, str]] = {
     "rung2": {"tap_gso": "on", "udp_gso": "on", "udp_gro": "on", "tunnel_gso": "on"},
 }
 VTEPS = re.compile(r"vteps=([1-9]\d{0,4})")
+WORKERS = re.compile(r"workers=([1-9]\d?)")
 FIRST_SILENT = IPv4Address("198.18.0.1")  # RFC 2544: for benchmarks; nobody there
 WEFT_FDB_MAX = 32768  # room for the many MAC pairs; the others have no limit, or a larger one
 NODES_DEVICE = "weft0"  # of docker-compose.yml, as the next
@@ -103,6 +104,9 @@ def _parse_weft(text: str, options: list[str]) -> Forwarder:
         elif (found := VTEPS.fullmatch(option)) is not None:
             silent = int(found[1])
             words.append(f"{silent} more VTEPs")
+        elif (found := WORKERS.fullmatch(option)) is not None:
+            settings["node.workers"] = int(found[1])
+            words.append(f"{found[1]} workers")
         elif option in RUNGS:
             settings |= {f"offload.{switch}": position for switch, position in RUNGS[option].items()}
             words.append(option.replace("rung", "rung "))

@@ -18,6 +18,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -43,7 +44,7 @@ from overlay.addr import IpAddress, Mac, NetworkId
 from overlay.errors import ConfigError, DatapathUnavailableError, DeviceError, Problem
 from overlay.tables import Tables
 from tunnel import ladder
-from tunnel.datapath import Choice, open_datapath
+from tunnel.datapath import NATIVE, Choice, open_datapath
 from tunnel.datapath import choose as choose_datapath
 from tunnel.injector import Injector, InjectTaps
 from tunnel.ladder import Switches
@@ -83,13 +84,17 @@ def choose_engine(config: Config) -> Choice:
     """Which engine carries, said aloud: the choice is never silent.
 
     Raises:
-        ConfigError: More workers are wanted than either engine has.
+        ConfigError: More workers are wanted than the engine has.
         DatapathUnavailableError: The native engine is wanted and cannot be had.
     """
-    if config.node.workers > 1:
-        why = f"expected 1, found {config.node.workers}: no engine divides its work among threads yet"
+    choice = choose_datapath(config.node.engine.value, obstacle=native_obstacle())
+    workers = config.node.workers
+    if workers == 1:
+        return choice
+    if choice.kind != NATIVE:
+        why = f"expected 1, found {workers}: the engine in Python has one thread ({choice.reason})"
         raise ConfigError(Problem("node.workers", why))
-    return choose_datapath(config.node.engine.value, obstacle=native_obstacle())
+    return replace(choice, reason=f"{choice.reason}; {workers} workers", workers=workers)
 
 
 def waits_for_lease(config: NetworkConfig) -> bool:
@@ -183,7 +188,7 @@ class Daemon:
     def _open_datapath(self, stack: AsyncExitStack, loop: asyncio.AbstractEventLoop, engine: Choice) -> None:
         """The engine with its networks and tables; from here on frames cross."""
         self._datapath = open_datapath(
-            engine.kind,
+            engine,
             self._tables,
             self._underlays,
             reactor=loop,
@@ -256,10 +261,15 @@ class Daemon:
         for config in self._config.networks:
             if waits_for_lease(config):
                 continue
-            network = serve(config, self._tables, self._underlays, self._macs.get(config.device))
+            network = self._serve(config)
             stack.callback(network.close)
             self._networks[network.id] = network
             log.info("network %s on %s, MTU %d", network.id, config.device, network.mtu)
+
+    def _serve(self, config: NetworkConfig) -> ServedNetwork:
+        """Blocks for netlink."""
+        mac, workers = self._macs.get(config.device), self._config.node.workers
+        return serve(config, self._tables, self._underlays, mac, workers)
 
     def _choose_underlay(self, address: IpAddress) -> UdpUnderlay | None:
         return choose(self._underlays, address)
@@ -361,8 +371,7 @@ class Daemon:
         Raises:
             DeviceError: The host refused something; nothing of the network is left behind.
         """
-        mac = self._macs.get(config.device)
-        network = await asyncio.to_thread(serve, config, self._tables, self._underlays, mac)
+        network = await asyncio.to_thread(self._serve, config)
         self._networks[network.id] = network
         try:
             self._program(network)

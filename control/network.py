@@ -49,10 +49,12 @@ class ServedNetwork:
         tables: Tables,
         underlays: Sequence[UdpUnderlay],
         mac: Mac | None = None,
+        queues: int = 1,
     ) -> None:
         """Opens the device, up, its carrier still down and without addresses: see `announce`.
 
-        `mac` is what the device had when it was ours last; None: as its VTEP's address has it.
+        `mac` is what the device had when it was ours last; None: as its VTEP's address has it.  It has so
+        many `queues`, one for each worker.
 
         It is asked for super-frames where an underlay would carry what they are cut into.
 
@@ -63,6 +65,7 @@ class ServedNetwork:
         self.nodes: tuple[NodeSubnet, ...] = config.nodes
         self.mtu = device_mtu(config, underlays)
         self.problem: DeviceError | None = None
+        self._queues = queues
         self._super_frames = any(underlay.ladder.wants(Feature.TAP_GSO) for underlay in underlays) and any(
             underlay.ladder.is_on(Feature.UDP_GSO) for underlay in underlays
         )
@@ -186,7 +189,7 @@ class ServedNetwork:
         return device
 
     def _open_device(self) -> Tap:
-        return open_tap(self.config.device, super_frames=self._super_frames)
+        return open_tap(self.config.device, super_frames=self._super_frames, queues=self._queues)
 
     def _ensure_link(self, *, mac: Mac | None) -> None:
         netlink.ensure_link(self.config.device, mtu=self.mtu, up=True, mac=mac, txqueuelen=QUEUE_FRAMES)

@@ -39,7 +39,11 @@ log = logging.getLogger("weft")
 
 
 def serve(
-    config: NetworkConfig, tables: Tables, underlays: Sequence[UdpUnderlay], mac: Mac | None = None
+    config: NetworkConfig,
+    tables: Tables,
+    underlays: Sequence[UdpUnderlay],
+    mac: Mac | None = None,
+    queues: int = 1,
 ) -> ServedNetwork:
     """The network with its device open, of the kind its mode and encapsulation ask for.
 
@@ -47,10 +51,10 @@ def serve(
         DeviceError: As `ServedNetwork`.
     """
     if config.mode is Mode.BRIDGE:
-        return ServedNetwork(config, tables, underlays, mac)
+        return ServedNetwork(config, tables, underlays, mac, queues)
     if config.encap is Encap.VXLAN:
-        return RoutedNetwork(config, tables, underlays, mac)
-    return PacketNetwork(config, tables, underlays, mac)
+        return RoutedNetwork(config, tables, underlays, mac, queues)
+    return PacketNetwork(config, tables, underlays, mac, queues)
 
 
 def sweep(networks: Iterable[NetworkConfig]) -> None:
@@ -72,6 +76,7 @@ class RoutedNetwork(ServedNetwork):
         tables: Tables,
         underlays: Sequence[UdpUnderlay],
         mac: Mac | None = None,
+        queues: int = 1,
     ) -> None:
         """Opens the device as `ServedNetwork` does.
 
@@ -85,7 +90,7 @@ class RoutedNetwork(ServedNetwork):
         file = config.subnet_file
         self._file = kept_subnet_file(file) if file is not None else None
         self._masquerades = False
-        super().__init__(config, tables, underlays, mac)
+        super().__init__(config, tables, underlays, mac, queues)
 
     @property
     def addresses(self) -> tuple[IpInterface, ...]:
@@ -173,7 +178,7 @@ class PacketNetwork(RoutedNetwork):
         return Router(RouterPolicy(self.id, address), tables)
 
     def _open_device(self) -> Tap:
-        device = open_tun(self.config.device, super_frames=self._super_frames)
+        device = open_tun(self.config.device, super_frames=self._super_frames, queues=self._queues)
         link = netlink.link(self.config.device)
         self._index = None if link is None else link.index
         return device

@@ -25,10 +25,11 @@ NATIVE, PYTHON, AUTO = "native", "python", "auto"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which engine carries, and why that one."""
+    """Which engine carries, why that one, and with how many threads of its own."""
 
     kind: str
     reason: str
+    workers: int = 1
 
 
 def choose(wanted: str, *, obstacle: str | None) -> Choice:
@@ -52,7 +53,7 @@ def choose(wanted: str, *, obstacle: str | None) -> Choice:
 
 
 def open_datapath(
-    kind: str,
+    choice: Choice,
     tables: Tables,
     underlays: Sequence[UdpUnderlay],
     *,
@@ -60,18 +61,22 @@ def open_datapath(
     choose_underlay: Callable[[IpAddress], UdpUnderlay | None],
     on_failure: Callable[[DatapathUnavailableError], object],
 ) -> Datapath:
-    """The engine of that kind, carrying nothing yet.  `on_failure` is told if it breaks."""
-    if kind == NATIVE:
+    """The engine that was chosen, carrying nothing yet.  `on_failure` is told if it breaks."""
+    if choice.kind == NATIVE:
         # Not above: where it was not built there is nothing to import.
-        from tunnel.nativedatapath import NativeDatapath  # noqa: PLC0415
+        from tunnel.nativedatapath import NativeDatapath, open_lanes  # noqa: PLC0415
 
-        return NativeDatapath(
+        lanes = open_lanes(choice.workers)
+        datapath = NativeDatapath(
             tables,
             underlays,
             reactor=reactor,
             choose_underlay=choose_underlay,
             on_failure=on_failure,
+            lanes=lanes,
         )
+        lanes.start()
+        return datapath
     return PythonDatapath(
         tables,
         underlays,

@@ -54,6 +54,7 @@ class FrameDevice(Protocol):
         read_into: Scatters one frame into the buffers, header first, and returns the octets read,
             header included.  The buffers are the caller's.  BlockingIOError: nothing there.  OSError
             EBADFD or ENODEV: the device is gone; EIO: it is down.
+        queues: A descriptor for each queue, `fileno()` first; the kernel keeps a flow in one of them.
         takes_udp_super_frames: Whether a write may hold UDP segments joined into one frame (Linux >= 6.2).
         write: Gathers header and frame from the buffers, which may be reused on return.
             BlockingIOError: no room.  OSError EINVAL: the header contradicts the frame (its contents can
@@ -65,6 +66,8 @@ class FrameDevice(Protocol):
     @property
     def mac(self) -> Mac: ...
     def fileno(self) -> int: ...
+    @property
+    def queues(self) -> Sequence[int]: ...
     @property
     def takes_udp_super_frames(self) -> bool: ...
     @property
@@ -153,8 +156,7 @@ class Sender(Protocol):
         port: The source port of what it sends.
         send: Sends one datagram and returns its octets.  BlockingIOError or ENOBUFS: full.  EMSGSIZE:
             longer than the path carries (the DF bit is set).  Other OSErrors: refused.  An ICMP error that
-            waits on the socket fails one send to whomever, which was then not sent: take the refusals and
-            send once more before believing it.
+            waits on the socket fails one send to whomever, which was then not sent: it is to be repeated.
         send_marked: The same with `(payload buffers, control messages, flags, address)`, as `sendmsg`.
     """
 

@@ -8,6 +8,7 @@ Heads up: read tunnel/native/core/src/lane.rs beside this file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -169,12 +170,24 @@ class Network:
 
 @dataclass(slots=True)
 class Port:
-    """One receiving socket and the networks that share it, by VNI."""
+    """A socket for each worker on one receiving port, and the networks that share it, by VNI."""
 
     number: int
-    socket: UnderlayPort
-    overruns_seen: int
+    sockets: Sequence[UnderlayPort]
+    overruns_seen: int = 0
     networks: dict[int, Network] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.overruns_seen = self.overruns()
+
+    def overruns(self) -> int:
+        """As one socket counts them."""
+        return sum(socket.overruns() for socket in self.sockets)
+
+    def close(self) -> None:
+        """Nobody receives there any more."""
+        for socket in self.sockets:
+            socket.close()
 
 
 def numbered(network: Network, verdict: Verdict) -> tuple[int, int]:

@@ -1,18 +1,18 @@
 """The native engine, as the loop sees it: it carries by itself; here it is programmed, answered, looked at.
 
     device ─▶ Rust lane ─▶ underlay        its own thread, which never asks for Python's lock
-               │      ▲
+               │      ▲                    (with `workers`, several: each its queue, its socket, its flows)
         bell, questions │ answers, forgets, routes
                ▼      │
               NativeDatapath ─▶ Decider, Tables.apply
 
 The same five verbs as `tunnel.pydatapath`, which is the specification: reads, looks up, carries, counts,
 asks.  Descriptors are opened, probed and closed by the same Python objects as ever (`tunnel.tap`,
-`tunnel.underlay`); the lane borrows their numbers between `attach` and `detach`.
+`tunnel.underlay`); a lane borrows their numbers between `attach` and `detach`.
 
-Whatever is changed here is in place when the call returns: a call waits for the lane's turn to end, at most
-about a millisecond.  Decisions are made on this thread, so nothing can be forgotten between a decision and
-its being remembered.
+Whatever is changed here is in place, in every lane, when the call returns: a call waits for each lane's turn
+to end, at most about a millisecond.  Decisions are made on this thread, so nothing can be forgotten between a
+decision and its being remembered.
 
 Over 500 lines: it is the whole of the lane's other side, and each part needs the numbers of all others.
 
@@ -28,6 +28,7 @@ from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from time import monotonic
+from typing import TypeAlias
 
 from overlay.addr import IpAddress, Mac, NetworkId, Vtep, VtepId
 from overlay.errors import DatapathUnavailableError, DeviceError
@@ -87,6 +88,14 @@ from tunnel.upcalls import UPCALLS_PER_TURN
 FLOWS_PER_LOOK = 1024  # flows copied out in one call: a fraction of a millisecond
 UPCALL_SECONDS = 0.005  # each question waits twice for the worker's turn to end, which a flood makes long
 
+Look: TypeAlias = "Callable[[int, int, int, int], tuple[list[_native.FlowRow], int | None]]"
+"""Lane, network or VTEP, from where, how many: the rows, and where it goes on."""
+
+
+def open_lanes(workers: int) -> _native.Engine:
+    """A lane for each worker, not started; a send carries as much as this kernel takes."""
+    return _native.Engine(_native.segments_max(), WRITE_SEGMENTS_MAX, workers)
+
 
 class NativeDatapath:
     """The engine `native` (see `tunnel.interfaces.Datapath`)."""
@@ -101,7 +110,7 @@ class NativeDatapath:
         reactor: Reactor,
         choose_underlay: Callable[[IpAddress], UdpUnderlay | None],
         on_failure: Callable[[DatapathUnavailableError], object],
-        lane: _native.Engine | None = None,
+        lanes: _native.Engine,
     ) -> None:
         """An engine that carries nothing yet.
 
@@ -112,15 +121,15 @@ class NativeDatapath:
             choose_underlay: Which of `underlays` reaches an address; None: none of its family.
             on_failure: Told once, from the reactor, when the engine broke: a bug in it.  It carries nothing
                 from then on, and what it is told has no effect; looking at it and closing it do.
-            lane: One whose worker is the caller's to start, or whose turns are his to take; None: a new one,
-                started, whose sends carry as much as this kernel takes.
+            lanes: Where it carries (`open_lanes`).  Their workers are the caller's to start, or their turns
+                his to take.
         """
         self._tables = tables
         self._underlays = tuple(underlays)
         self._reactor = reactor
         self._choose_underlay = choose_underlay
         self._on_failure = on_failure
-        self._lane = lane or _native.Engine(_native.segments_max(), WRITE_SEGMENTS_MAX)
+        self._lanes = lanes
         self._underlay_numbers = {underlay: self._add_underlay(underlay) for underlay in self._underlays}
         self._pools = {number: underlay for underlay, number in self._underlay_numbers.items()}
         self._networks: dict[NetworkId, Network] = {}
@@ -133,11 +142,9 @@ class NativeDatapath:
         self._path_checked_at = monotonic()
         self._closed = False
         tables.subscribe(self._tables_changed)
-        reactor.add_reader(self._lane.fileno(), self._hear)
+        reactor.add_reader(self._lanes.fileno(), self._hear)
         for underlay in self._underlays:
             reactor.add_reader(underlay.fileno(), self._refused, underlay)
-        if lane is None:
-            self._lane.start()
 
     # ── Networks come and go ────────────────────────────────────────────────────────────────────────────
 
@@ -147,7 +154,7 @@ class NativeDatapath:
         Raises:
             DeviceError: Its port cannot be bound.
         """
-        number = self._lane.add_network(
+        number = self._lanes.add_network(
             None if attachment.vni is None else int(attachment.vni),
             attachment.strictness is Strictness.LINUX,
             attachment.suppresses and attachment.vni is not None,  # nobody asks for MAC addresses there
@@ -163,7 +170,7 @@ class NativeDatapath:
                 self._open_port(underlay, network).networks[network.wire_id] = network
         except DeviceError:
             self._leave_ports(network)
-            self._lane.remove_network(number)
+            self._lanes.remove_network(number)
             raise
         self._networks[network.id] = network
         tables = self._tables[network.id]
@@ -177,7 +184,7 @@ class NativeDatapath:
     def detach(self, network: NetworkId) -> None:
         """Stops carrying it, and drops what waits for a verdict."""
         gone = self._networks.pop(network)
-        self._lane.remove_network(gone.number)
+        self._lanes.remove_network(gone.number)
         self._leave_ports(gone)
         for route in gone.routes.values():
             self._routes.pop(route.number, None)
@@ -193,7 +200,7 @@ class NativeDatapath:
             network.overlay_mtu = overlay_mtu
             for route in network.routes.values():
                 self._recheck(route)
-        self._lane.use_device(network.number, device.fileno(), overlay_mtu, device.takes_udp_super_frames)
+        self._lanes.use_device(network.number, device.queues, overlay_mtu, device.takes_udp_super_frames)
 
     def reroute(self) -> None:
         """Asks again which underlay reaches each VTEP, and how wide its path is.  Forgets no flow."""
@@ -208,17 +215,17 @@ class NativeDatapath:
         if self._closed:
             return
         self._closed = True
-        self._lane.stop()
-        self._reactor.remove_reader(self._lane.fileno())
+        self._lanes.stop()
+        self._reactor.remove_reader(self._lanes.fileno())
         for underlay in self._underlays:
             self._reactor.remove_reader(underlay.fileno())
         self._tables.unsubscribe(self._tables_changed)
 
     def _add_underlay(self, underlay: UdpUnderlay) -> int:
         senders = [sender.fileno() for sender in underlay.senders]
-        number = self._lane.add_underlay(senders, underlay.ladder.is_on(Feature.UDP_GSO))
+        number = self._lanes.add_underlay([senders], underlay.ladder.is_on(Feature.UDP_GSO))
         if underlay.super_doors is not None:
-            underlay.super_doors.heed(partial(self._lane.suspend, number))
+            underlay.super_doors.heed(partial(self._lanes.suspend, number))
         return number
 
     def _open_port(self, underlay: UdpUnderlay, network: Network) -> Port:
@@ -226,23 +233,24 @@ class NativeDatapath:
         if place not in self._ports and network.router is not None:
             self._ports[place] = self._open_exchange(underlay, network)
         elif place not in self._ports:
-            socket = underlay.open_port(network.attachment.port)
-            self._ports[place] = Port(self._lane.add_port(socket.fileno()), socket, socket.overruns())
+            sockets = underlay.open_ports(network.attachment.port, self._lanes.lanes())
+            number = self._lanes.add_port([socket.fileno() for socket in sockets])
+            self._ports[place] = Port(number, sockets)
         return self._ports[place]
 
     def _open_exchange(self, underlay: UdpUnderlay, network: Network) -> Port:
-        """A port of Flannel's, which sends as well: to the lane it is a pool of one."""
-        exchange = underlay.open_exchange(network.attachment.port)
-        fd = exchange.errors_fileno  # the socket itself: the lane does not mind what it shows of errors
-        number = self._lane.add_underlay([fd], underlay.ladder.is_on(Feature.UDP_GSO))
+        """A port of Flannel's, which sends as well: to a lane it is a pool of one."""
+        exchanges = underlay.open_exchanges(network.attachment.port, self._lanes.lanes())
+        fds = [each.errors_fileno for each in exchanges]  # the sockets: a lane does not mind errors they show
+        number = self._lanes.add_underlay([[fd] for fd in fds], underlay.ladder.is_on(Feature.UDP_GSO))
         network.exchanges[underlay], self._pools[number] = number, underlay
-        return Port(self._lane.add_port(fd), exchange, exchange.overruns())
+        return Port(self._lanes.add_port(fds), exchanges)
 
     def _listen(self, network: Network) -> None:
         """Receives from now on, the worker knowing already who sends."""
         for port in self._ports.values():
             if port.networks.get(network.wire_id) is network:
-                self._lane.bind(port.number, network.wire_id, network.number)
+                self._lanes.bind(port.number, network.wire_id, network.number)
 
     def _leave_ports(self, network: Network) -> None:
         """Receives for this network no more; a port without a network is closed."""
@@ -250,8 +258,8 @@ class NativeDatapath:
             if port.networks.get(network.wire_id) is network:
                 del port.networks[network.wire_id]
             if not port.networks:
-                self._lane.remove_port(self._ports.pop(place).number)
-                port.socket.close()
+                self._lanes.remove_port(self._ports.pop(place).number)
+                port.close()
 
     # ── What the tables say ─────────────────────────────────────────────────────────────────────────────
 
@@ -266,7 +274,7 @@ class NativeDatapath:
         for network_id in {place.network for place in touched if place.table is Table.ROUTE}:
             if network_id in self._networks:
                 self._program_subnets(self._networks[network_id])
-        self._lane.forget([octets_of(place) for place in touched])
+        self._lanes.forget([octets_of(place) for place in touched])
 
     def _follow_vtep(self, network: Network, address: VtepId) -> None:
         """Has the VTEP as the tables have it now, all changes of the delta being written."""
@@ -275,13 +283,13 @@ class NativeDatapath:
             self._program_vtep(network, vtep)
         elif address in network.routes:
             number = network.routes.pop(address).number
-            self._lane.withdraw_vtep(number)
+            self._lanes.withdraw_vtep(number)
             del self._routes[number]
 
     def _program_vtep(self, network: Network, vtep: Vtep) -> None:
         route = network.routes.get(vtep.address)
         if route is None:
-            number = self._lane.add_vtep(network.number, vtep.address.packed, vtep.port)
+            number = self._lanes.add_vtep(network.number, vtep.address.packed, vtep.port)
             route = Route(number, vtep.address, network)
             network.routes[vtep.address] = self._routes[number] = route
         route.use(vtep, self._choose_underlay(vtep.address))
@@ -292,7 +300,7 @@ class NativeDatapath:
             pools = self._underlay_numbers if network.router is None else network.exchanges
             underlay = pools[route.underlay]
         packed = ip_address(host.split("%", maxsplit=1)[0]).packed
-        self._lane.route_vtep(route.number, packed, port, scope, underlay, max(route.frame_max, 0))
+        self._lanes.route_vtep(route.number, packed, port, scope, underlay, max(route.frame_max, 0))
         self._follow_door(route)
 
     def _follow_door(self, route: Route) -> None:
@@ -302,34 +310,34 @@ class NativeDatapath:
         hop = None if door is None else route.hop(door)
         route.door = door
         if door is None or hop is None:
-            self._lane.without_door(route.number)
+            self._lanes.without_door(route.number)
             return
         try:
-            self._lane.use_door(route.number, door.fileno(), hop)
+            self._lanes.use_door(route.number, door.fileno(), hop)
         except OSError:  # its TAP was closed just now: a survey follows
-            self._lane.without_door(route.number)
+            self._lanes.without_door(route.number)
 
     def _program_flood(self, network: Network) -> None:
         flood = self._tables[network.id].flood.vteps()
-        self._lane.program_flood(network.number, [network.routes[vtep].number for vtep in flood])
+        self._lanes.program_flood(network.number, [network.routes[vtep].number for vtep in flood])
 
     def _program_subnets(self, network: Network) -> None:
         """What the packets of a network are told apart by."""
         if network.router is not None:
             routes = self._tables[network.id].routes.routes()
             own = [subnet_key(route.subnet) for route in routes if route.subnet.version == 4]
-            self._lane.program_subnets(network.number, own)
+            self._lanes.program_subnets(network.number, own)
 
     # ── Upcalls ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _hear(self) -> None:
         """The bell rang."""
-        failure = self._lane.failure()
+        failure = self._lanes.failure()
         if failure is not None:
-            self._reactor.remove_reader(self._lane.fileno())
+            self._reactor.remove_reader(self._lanes.fileno())
             self._on_failure(DatapathUnavailableError("native", f"it broke: {failure}"))
             return
-        self._lane.silence()
+        self._lanes.silence()
         self._answer_questions()
         self._read_notices()
         self._show()
@@ -338,13 +346,13 @@ class NativeDatapath:
         """UPCALLS_PER_TURN of them, or for UPCALL_SECONDS; the loop gets its turn before the rest."""
         deadline = monotonic() + UPCALL_SECONDS
         for _ in range(UPCALLS_PER_TURN):
-            question = self._lane.next_question()
+            question = self._lanes.next_question()
             if question is None:
                 return
             self._settle(*question)
             if monotonic() >= deadline:
                 break
-        self._lane.ring()
+        self._lanes.ring()
 
     def _settle(self, question: int, network_number: int, vtep_number: int | None, frame: bytes) -> None:
         """One decision after another until all that waited is carried; without a key one holds one frame."""
@@ -354,10 +362,10 @@ class NativeDatapath:
         while following is not None:
             decision = self._decide(network, vtep, following)
             if isinstance(decision.verdict, Reply):
-                following = self._lane.reply(question, decision.verdict.frame)
+                following = self._lanes.reply(question, decision.verdict.frame)
             else:
                 verdict = numbered(network, decision.verdict)
-                following = self._lane.answer(question, verdict, memory_of(decision))
+                following = self._lanes.answer(question, verdict, memory_of(decision))
 
     def _decide(self, network: Network, vtep: VtepId | None, frame: bytes) -> Decision:
         self._upcalls += 1
@@ -371,7 +379,7 @@ class NativeDatapath:
         return decision
 
     def _read_notices(self) -> None:
-        for notice in self._lane.notices():
+        for notice in self._lanes.notices():
             if notice[0] == "no-segmentation":
                 self._no_segmentation(self._pools[notice[1]], notice[2])
             elif notice[0] == "refused":
@@ -400,7 +408,7 @@ class NativeDatapath:
         is_expired = REASONS[reason] is DropReason.TTL_EXPIRED
         error = router.expired(packet) if is_expired else router.unreachable(packet)
         if error is not None and vtep is not None:
-            self._lane.send_own(vtep, error)
+            self._lanes.send_own(vtep, error)
         elif error is not None:
             self._answer(network, error)
 
@@ -411,7 +419,7 @@ class NativeDatapath:
             with suppress(OSError):
                 network.device.answer(packet)
                 is_taken = True
-        self._lane.answered(network.number, packet, is_taken)
+        self._lanes.answered(network.number, packet, is_taken)
 
     def _shut_door(self, route: Route, why: str) -> None:
         if route.doors is not None and route.door is not None:
@@ -425,10 +433,10 @@ class NativeDatapath:
 
     def _follow_ladder(self, underlay: UdpUnderlay) -> None:
         is_on = underlay.ladder.is_on(Feature.UDP_GSO)
-        self._lane.use_gso(self._underlay_numbers[underlay], is_on)
+        self._lanes.use_gso(self._underlay_numbers[underlay], is_on)
         for network in self._networks.values():
             if underlay in network.exchanges:
-                self._lane.use_gso(network.exchanges[underlay], is_on)
+                self._lanes.use_gso(network.exchanges[underlay], is_on)
 
     def _too_big(self, route: Route, frame: bytes, *, is_answered: bool, is_news: bool) -> None:
         """A frame did not fit: the path is asked for if the kernel said so, and its sender told."""
@@ -442,11 +450,11 @@ class NativeDatapath:
         if reply is not None and network.router is not None:
             self._answer(network, reply)
         elif reply is not None:
-            self._lane.write_own(network.number, reply)
+            self._lanes.write_own(network.number, reply)
 
     def _recheck(self, route: Route) -> None:
         route.recheck()
-        self._lane.limit_path(route.number, max(route.frame_max, 0))
+        self._lanes.limit_path(route.number, max(route.frame_max, 0))
 
     def _refused(self, underlay: UdpUnderlay) -> None:
         """ICMP errors came back: what was counted as sent was lost, and is counted so."""
@@ -462,14 +470,14 @@ class NativeDatapath:
                     self._recheck(route)
                 else:
                     self._shut_door(route, f"it answered: {os.strerror(refusal.errno)}")
-                self._lane.lost_after(NUMBERS[reason], network.number, route.number, 1)
+                self._lanes.lost_after(NUMBERS[reason], network.number, route.number, 1)
                 break  # which of the networks that share a VTEP it was cannot be known: the first answers
 
     # ── Every second ────────────────────────────────────────────────────────────────────────────────────
 
     def expire(self, *, now: float) -> None:
         """Forgets what is idle or over, gives up on old questions, names what the kernel lost."""
-        self._lane.expire(now)
+        self._lanes.expire(now)
         if now - self._path_checked_at >= PATH_RECHECK_SECONDS:
             self._path_checked_at = now
             for route in self._routes.values():
@@ -485,28 +493,28 @@ class NativeDatapath:
         doors = underlay.super_doors
         if doors is None:
             return
-        if self._lane.take_use(self._underlay_numbers[underlay]):
+        if self._lanes.take_use(self._underlay_numbers[underlay]):
             doors.note_use(now=now)
         losses = doors.losses()
         lost, self._super_losses[underlay] = losses - self._super_losses.get(underlay, 0), losses
         owners = [network.number for network in self._networks.values()]
         if lost > 0:
             owner = owners[0] if len(owners) == 1 else None
-            self._lane.lost_after(NUMBERS[DropReason.UNDERLAY_ERROR], owner, None, lost)
+            self._lanes.lost_after(NUMBERS[DropReason.UNDERLAY_ERROR], owner, None, lost)
 
     def _count_overruns(self) -> None:
         for network in self._networks.values():
             overruns = network.device.overruns()
             lost, network.overruns_seen = overruns - network.overruns_seen, overruns
             if lost > 0:
-                self._lane.lost_before(NUMBERS[DropReason.DEVICE_OVERRUN], network.number, lost)
+                self._lanes.lost_before(NUMBERS[DropReason.DEVICE_OVERRUN], network.number, lost)
         for port in self._ports.values():
-            overruns = port.socket.overruns()
+            overruns = port.overruns()
             lost, port.overruns_seen = overruns - port.overruns_seen, overruns
             owners = [network.number for network in port.networks.values()]
             if lost > 0:  # whose they were cannot be known where networks share the port
                 owner = owners[0] if len(owners) == 1 else None
-                self._lane.lost_before(NUMBERS[DropReason.RECEIVE_OVERRUN], owner, lost)
+                self._lanes.lost_before(NUMBERS[DropReason.RECEIVE_OVERRUN], owner, lost)
 
     # ── Seeing ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -517,16 +525,16 @@ class NativeDatapath:
         """
         self._show()
         self._observers.append(observer)
-        self._lane.watch(is_watched=True)
+        self._lanes.watch(is_watched=True)
 
     def unwatch(self, observer: Observer) -> None:
         """Shows it no more."""
-        self._lane.watch(is_watched=len(self._observers) > 1)
+        self._lanes.watch(is_watched=len(self._observers) > 1)
         self._show()
         self._observers.remove(observer)
 
     def _show(self) -> None:
-        for point, number, frame, reason in self._lane.shown():
+        for point, number, frame, reason in self._lanes.shown():
             network = None if number is None else self._names[number]
             verdict = None if reason is None else Drop(REASONS[reason])
             for observer in tuple(self._observers):
@@ -535,11 +543,28 @@ class NativeDatapath:
     def flows(self) -> Iterator[FlowStatistics]:
         """Every remembered verdict."""
         for network in tuple(self._networks.values()):
-            for row in _sliced(self._lane.egress_flows, network.number):
+            for row in self._remembered(self._lanes.egress_flows, network.number):
                 yield self._flow(network, Direction.EGRESS, None, row)
             for route in tuple(network.routes.values()):
-                for row in _sliced(self._lane.ingress_flows, route.number):
+                for row in self._remembered(self._lanes.ingress_flows, route.number):
                     yield self._flow(network, Direction.INGRESS, route.id, row)
+
+    def _remembered(self, look: Look, number: int) -> Iterator[_native.FlowRow]:
+        """One row a key: lanes may share what two addresses say to each other, connection by connection."""
+        lanes = self._lanes.lanes()
+        if lanes == 1:
+            yield from _sliced(look, 0, number)
+            return
+        joined: dict[bytes, _native.FlowRow] = {}
+        for lane in range(lanes):
+            for row in _sliced(look, lane, number):
+                key, kind, of, frames, octets, used_at = row
+                _, _, _, more_frames, more_octets, also_used_at = joined.get(
+                    key, (key, kind, of, 0, 0, used_at)
+                )
+                used_at = max(used_at, also_used_at)
+                joined[key] = (key, kind, of, frames + more_frames, octets + more_octets, used_at)
+        yield from joined.values()
 
     def _flow(
         self, network: Network, direction: Direction, vtep: VtepId | None, row: _native.FlowRow
@@ -561,20 +586,20 @@ class NativeDatapath:
             if network.router is not None:
                 continue  # there are no MACs in it
             for route in tuple(network.routes.values()):
-                for key, _, _, _, _, used_at in _sliced(self._lane.ingress_flows, route.number):
+                for key, _, _, _, _, used_at in self._remembered(self._lanes.ingress_flows, route.number):
                     if used_at >= since:
                         yield Activity(network.id, Mac(key[6:12]), route.id, used_at)
 
     def statistics(self) -> DatapathStatistics:
         """A snapshot of what went where."""
         drops: dict[NetworkId | None, dict[DropReason, int]] = {}
-        for network_id, counts in zip((None, *self._names), self._lane.drops(), strict=True):
+        for network_id, counts in zip((None, *self._names), self._lanes.drops(), strict=True):
             for reason, count in counts:
                 of_network = drops.setdefault(network_id, {})
                 of_network[REASONS[reason]] = of_network.get(REASONS[reason], 0) + count
-        remembered = self._lane.flow_counts()
+        remembered = self._lanes.flow_counts()
         return DatapathStatistics(
-            ledger=Ledger(*self._lane.ledger()),
+            ledger=Ledger(*self._lanes.ledger()),
             drops=drops,
             vteps=tuple(self._vtep_statistics()),
             flows={network.id: remembered[network.number] for network in self._networks.values()},
@@ -582,7 +607,7 @@ class NativeDatapath:
         )
 
     def _vtep_statistics(self) -> Iterator[VtepStatistics]:
-        rows = {row[0]: row for row in self._lane.vteps()}
+        rows = {row[0]: row for row in self._lanes.vteps()}
         for network in self._networks.values():
             for route in network.routes.values():
                 _, sent_frames, sent_octets, received_frames, received_octets, drops = rows[route.number]
@@ -612,11 +637,9 @@ def packet_decider(attachment: Attachment) -> PacketDecider:
     return decider
 
 
-def _sliced(
-    look: Callable[[int, int, int], tuple[list[_native.FlowRow], int | None]], number: int
-) -> Iterator[_native.FlowRow]:
+def _sliced(look: Look, lane: int, number: int) -> Iterator[_native.FlowRow]:
     """The rows of one flow table, FLOWS_PER_LOOK at a time: the lane is never held for longer."""
     start: int | None = 0
     while start is not None:
-        rows, start = look(number, start, FLOWS_PER_LOOK)
+        rows, start = look(lane, number, start, FLOWS_PER_LOOK)
         yield from rows

@@ -132,6 +132,10 @@ class Dressed:
         return self.device.mac
 
     @property
+    def queues(self) -> Sequence[int]:
+        return self.device.queues
+
+    @property
     def takes_udp_super_frames(self) -> bool:
         return self.device.takes_udp_super_frames
 

@@ -59,6 +59,7 @@ TUNSETCARRIER = 0x400454E2
 SIOCGIFHWADDR = 0x8927
 IFF_TUN = 0x0001
 IFF_TAP = 0x0002
+IFF_MULTI_QUEUE = 0x0100
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
 IFREQ_LENGTH = 40
@@ -81,32 +82,32 @@ SUPER_PACKETS = SUPER_FRAMES_AND_USO | TUN_F_UDP_TUNNEL_GSO | TUN_F_UDP_TUNNEL_G
 DEVICE_TABLE = Path("/proc/net/dev")
 
 
-def open_tap(name: str, *, super_frames: bool) -> Tap:
+def open_tap(name: str, *, super_frames: bool, queues: int = 1) -> Tap:
     """A TAP that hands us whole super-frames, as far as this kernel can; plain frames where not asked to.
 
     Raises:
         DeviceError: As `Tap`.
     """
-    return _open(Tap, name, super_frames=super_frames)
+    return _open(Tap, name, super_frames=super_frames, queues=queues)
 
 
-def open_tun(name: str, *, super_frames: bool) -> Tun:
+def open_tun(name: str, *, super_frames: bool, queues: int = 1) -> Tun:
     """The same for a TUN.
 
     Raises:
         DeviceError: As `Tun`.
     """
-    return _open(Tun, name, super_frames=super_frames)
+    return _open(Tun, name, super_frames=super_frames, queues=queues)
 
 
-def _open(kind: type[AnyTap], name: str, *, super_frames: bool) -> AnyTap:
+def _open(kind: type[AnyTap], name: str, *, super_frames: bool, queues: int) -> AnyTap:
     for mask in (SUPER_FRAMES_AND_USO, SUPER_FRAMES) if super_frames else ():
         try:
-            return kind(name, offload_mask=mask)
+            return kind(name, offload_mask=mask, queues=queues)
         except DeviceError as error:
             if error.errno != errno.EINVAL:
                 raise
-    return kind(name)
+    return kind(name, queues=queues)
 
 
 class Tap:
@@ -116,6 +117,7 @@ class Tap:
         name: What the device is called, 1 to 15 octets; `weft%d` lets the kernel number it.
         offload_mask: The TUN_F_* offloads the kernel may leave undone in what it hands us.
         header_length: Octets of virtio header before every frame, read or written.
+        queues: Descriptors; a flow's frames come to one of them, the one its answers were written to.
 
     Raises:
         DeviceError: No TAP devices here, no right to make one, the name taken or invalid, or an offload
@@ -127,21 +129,30 @@ class Tap:
     flags = FLAGS
 
     def __init__(
-        self, name: str, *, offload_mask: int = NO_OFFLOADS, header_length: int = HEADER_LENGTH
+        self,
+        name: str,
+        *,
+        offload_mask: int = NO_OFFLOADS,
+        header_length: int = HEADER_LENGTH,
+        queues: int = 1,
     ) -> None:
         _require_name(name)
+        flags = self.flags if queues == 1 else self.flags | IFF_MULTI_QUEUE
         try:
-            self._fd = _create(name, self.flags)
+            self._fd = _create(name, flags)
         except OSError as error:
             raise _refused(name, error) from error
+        self._others: list[int] = []
         self.offload_mask = offload_mask
         try:
             self._name = self._prepare(header_length)
             self.takes_udp_super_frames = self._accepts(SUPER_FRAMES_AND_USO)
             fcntl.ioctl(self._fd, TUNSETOFFLOAD, offload_mask)
+            for _ in range(1, queues):
+                self._others.append(_create(self._name, flags))
         except OSError as error:
-            os.close(self._fd)
-            why = f"this kernel refused the TAP's header, its carrier or its offloads {offload_mask:#x}"
+            self._close_queues()
+            why = f"this kernel refused the TAP's header, carrier, queues or offloads {offload_mask:#x}"
             advice = 'tap_gso = "off" under [offload]' if offload_mask else "weft needs Linux ≥ 5.0"
             raise DeviceError(name, error.errno or 0, why=why, advice=advice) from error
         self._mac = Mac(bytes(MAC_LENGTH))
@@ -181,6 +192,11 @@ class Tap:
     def fileno(self) -> int:
         return self._fd
 
+    @property
+    def queues(self) -> tuple[int, ...]:
+        """A descriptor for each queue, `fileno()` first."""
+        return (self._fd, *self._others)
+
     def set_carrier(self, *, up: bool) -> None:
         """Tells the host whether the network behind the device is ready.  Linux ≥ 5.0.
 
@@ -207,11 +223,15 @@ class Tap:
         return self._overruns
 
     def close(self) -> None:
-        """Closes the descriptor, with which the device goes unless it is persistent.  Idempotent."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        """Closes the descriptors, with which the device goes unless it is persistent.  Idempotent."""
+        self._close_queues()
         self.read_into, self.write = partial(os.readv, -1), partial(os.writev, -1)
+
+    def _close_queues(self) -> None:
+        fds, self._fd, self._others = self.queues, -1, []
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
 
 
 class Tun(Tap):
@@ -223,8 +243,8 @@ class Tun(Tap):
 
     flags = TUN_FLAGS
 
-    def __init__(self, name: str, *, offload_mask: int = NO_OFFLOADS) -> None:
-        super().__init__(name, offload_mask=offload_mask)
+    def __init__(self, name: str, *, offload_mask: int = NO_OFFLOADS, queues: int = 1) -> None:
+        super().__init__(name, offload_mask=offload_mask, queues=queues)
         try:
             # IPPROTO_RAW: what is sent brings its own IP header, and nothing is ever received (raw(7)).
             self._raw = socket.socket(
@@ -314,8 +334,9 @@ def _refused(name: str, error: OSError) -> DeviceError:
         return DeviceError(
             name,
             number,
-            why="the name belongs to a device that is no TAP, or to one made with several queues",
-            advice=f"look at it with: ip -d link show {name}; or choose another `device`",
+            why="the name belongs to a device that is no TAP, or to one made for another number of queues",
+            advice=f"look at it with: ip -d link show {name}; several `workers` want multi_queue on, one "
+            "wants it off; or choose another `device`",
         )
     return DeviceError(name, number, why=f"the kernel refused the TAP: {error.strerror or error}")
 

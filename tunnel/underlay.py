@@ -202,6 +202,9 @@ class UdpExchange(UdpPort):
         super().close()
 
 
+AnyPort = TypeVar("AnyPort", bound=UdpPort)
+
+
 class UdpUnderlay:
     """The `Underlay` of a Linux host: one address, its pool, its ports.
 
@@ -267,14 +270,40 @@ class UdpUnderlay:
 
     def open_port(self, port: int) -> UdpPort:
         """Binds (address, port) for receiving; closed with the underlay, or before."""
-        opened = UdpPort(self._bound_socket(port, RECEIVING), port)
+        return self._open_port(port)
+
+    def open_ports(self, port: int, count: int) -> tuple[UdpPort, ...]:
+        """As many sockets that share the port; the kernel has one sender's port and ours on one of them."""
+        return self._open_several(self._open_port, port, count)
+
+    def open_exchange(self, port: int) -> UdpExchange:
+        """Binds (address, port) for both ways; closed with the underlay, or before."""
+        return self._open_exchange(port)
+
+    def open_exchanges(self, port: int, count: int) -> tuple[UdpExchange, ...]:
+        """As many of them, as `open_ports`."""
+        return self._open_several(self._open_exchange, port, count)
+
+    def _open_several(self, open_one: Callable[..., AnyPort], port: int, count: int) -> tuple[AnyPort, ...]:
+        """Who shares a port shares it with everybody of his user, so it must be free before."""
+        if count == 1:
+            return (open_one(port),)
+        self._bound_socket(port, PROBING).close()
+        with contextlib.ExitStack() as opened:
+            ports = tuple(
+                opened.enter_context(contextlib.closing(open_one(port, shared=True))) for _ in range(count)
+            )
+            opened.pop_all()
+        return ports
+
+    def _open_port(self, port: int, *, shared: bool = False) -> UdpPort:
+        opened = UdpPort(self._bound_socket(port, RECEIVING, shared=shared), port)
         opened.join_datagrams(is_on=self.ladder.is_on(Feature.UDP_GRO))
         self._ports = [other for other in self._ports if other.fileno() >= 0] + [opened]
         return opened
 
-    def open_exchange(self, port: int) -> UdpExchange:
-        """Binds (address, port) for both ways; closed with the underlay, or before."""
-        opened = UdpExchange(self._bound_socket(port, EXCHANGING), port)
+    def _open_exchange(self, port: int, *, shared: bool = False) -> UdpExchange:
+        opened = UdpExchange(self._bound_socket(port, EXCHANGING, shared=shared), port)
         self._errors.register(opened.errors_fileno, 0)
         opened.join_datagrams(is_on=self.ladder.is_on(Feature.UDP_GRO))
         self._exchanges = [other for other in self._exchanges if other.fileno() >= 0] + [opened]
@@ -345,10 +374,13 @@ class UdpUnderlay:
         for bound in (*self.senders, *self._ports):
             bound.close()
 
-    def _bound_socket(self, port: int, options: dict[int, tuple[Option, ...]]) -> socket.socket:
+    def _bound_socket(
+        self, port: int, options: dict[int, tuple[Option, ...]], *, shared: bool = False
+    ) -> socket.socket:
         try:
             unbound = _open_socket(self.address.version, options)
             try:
+                unbound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
                 self._bind(unbound, port)
             except OSError:
                 unbound.close()

@@ -104,6 +104,10 @@ class SimulatedDevice:
     def fileno(self) -> int:
         return self._descriptor
 
+    @property
+    def queues(self) -> tuple[int, ...]:
+        return (self._descriptor,)
+
     def read_into(self, buffers: Sequence[Buffer]) -> int:
         self._require_open()
         if not self._queue:

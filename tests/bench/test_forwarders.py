@@ -53,6 +53,7 @@ def weft_configuration(name: str, directory: Path, monkeypatch: pytest.MonkeyPat
         ("weft:python:rung1", "weft, python, rung 1"),
         ("weft:native:udp_gso=off,tap_gso=on", "weft, native, udp_gso=off, tap_gso=on"),
         ("weft:python:vteps=1000", "weft, python, 1000 more VTEPs"),
+        ("weft:native:workers=2", "weft, native, 2 workers"),
         ("fastd", "fastd, method null"),
         ("ovs", "Open vSwitch, userspace datapath"),
     ],

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from support.lab import ROOT, BuildLab
-from support.serving import StartLab, exit_status, refused
+from support.lab import ROOT
+from support.serving import StartLab, exit_status
 
 from bench.lab.topology import NodeKind, segment
 from control.operator.build import native_obstacle
@@ -28,10 +26,3 @@ def test_a_panic_ends_the_daemon_with_its_reason_and_everything_removed(start_la
     assert "native engine: it broke: broken on purpose" in daemon.read_output()
     assert "weft0" not in place.run(["ip", "-o", "link"]).stdout
     assert "Traceback" not in daemon.read_output()
-
-
-def test_more_workers_than_there_are_are_refused(build_lab: BuildLab, tmp_path: Path) -> None:
-    place = build_lab(segment("workers", NodeKind.BARE, NodeKind.BARE))["n1"]
-    status, told = refused(place, tmp_path / "n1", "--vni", "42", "--peer", "192.0.2.2", "--workers", "2")
-    assert status == 2
-    assert "node.workers: expected 1, found 2" in told

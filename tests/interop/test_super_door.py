@@ -32,6 +32,7 @@ from support.traffic import (
     mac_of,
     open_in,
     send_segmented,
+    tcp_counts,
     transfer,
     type_in,
 )
@@ -68,16 +69,6 @@ def goes_whole(source: Place, sink: Place) -> bool:
     carried = transfer(source, sink, N2, OCTETS)
     assert carried.is_intact
     return injected(source) - before > OCTETS // 2
-
-
-def tcp_counts(place: Place) -> dict[str, int]:
-    """TcpExt and Tcp of /proc/net: retransmissions, segments out of order."""
-    counted: dict[str, int] = {}
-    for path in ("/proc/net/netstat", "/proc/net/snmp"):
-        lines = place.run(["cat", path]).stdout.splitlines()
-        for names, values in zip(lines[0::2], lines[1::2], strict=True):
-            counted |= dict(zip(names.split()[1:], map(int, values.split()[1:]), strict=True))
-    return counted
 
 
 @pytest.fixture

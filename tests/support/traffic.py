@@ -202,6 +202,16 @@ def send_segmented(source: Place, sink: Place, address: Address, payload: bytes,
         return [server.recv(65535) for _ in range(-(-len(payload) // size))]
 
 
+def tcp_counts(place: Place) -> dict[str, int]:
+    """TcpExt and Tcp of /proc/net: retransmissions, segments out of order."""
+    counted: dict[str, int] = {}
+    for path in ("/proc/net/netstat", "/proc/net/snmp"):
+        lines = place.run(["cat", path]).stdout.splitlines()
+        for names, values in zip(lines[0::2], lines[1::2], strict=True):
+            counted |= dict(zip(names.split()[1:], map(int, values.split()[1:]), strict=True))
+    return counted
+
+
 def checksum_errors(place: Place) -> dict[str, int]:
     """What the place's stack has refused for a wrong checksum, by protocol; {} is as it should be."""
     v4 = place.run(["cat", "/proc/net/snmp"]).stdout.splitlines()

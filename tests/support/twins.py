@@ -118,6 +118,10 @@ class PairDevice:
     def fileno(self) -> int:
         return self._own.fileno()
 
+    @property
+    def queues(self) -> tuple[int, ...]:
+        return (self.fileno(),)
+
     def set_carrier(self, *, up: bool) -> None:
         """It always has one."""
 
@@ -148,13 +152,16 @@ class Twin:
         arrived: For each VTEP the datagrams it got, in order, with the number of the sender of the pool.
     """
 
-    def __init__(self, kind: str, *, lane: Any = None, starts: bool = False, **others: Any) -> None:
+    def __init__(
+        self, kind: str, *, lane: Any = None, workers: int = 1, starts: bool = False, **others: Any
+    ) -> None:
         self.kind = kind
         self.reactor = SteppedReactor()
         self.tables = Tables()
         self.underlay = UdpUnderlay(OURS, "lo", 1500)
         self.broke: list[Exception] = []
         self.lane = lane
+        self._workers = workers
         self._starts = starts
         self.datapath = self._engine()
         self.device = PairDevice()
@@ -185,17 +192,18 @@ class Twin:
         from tunnel.nativedatapath import NativeDatapath  # noqa: PLC0415
 
         # As much in one send, and in one write, as the Python engine.
-        self.lane = self.lane or _native.Engine(63, 64)
-        if self._starts:
-            self.lane.start()
-        return NativeDatapath(
+        self.lane = self.lane or _native.Engine(63, 64, self._workers)
+        made = NativeDatapath(
             self.tables,
             [self.underlay],
             reactor=self.reactor,
             choose_underlay=lambda _: self.underlay,
             on_failure=self.broke.append,
-            lane=self.lane,
+            lanes=self.lane,
         )
+        if self._starts:
+            self.lane.start()
+        return made
 
     # Programming.
 
@@ -328,8 +336,12 @@ def run_both(
     script: Sequence[Callable[[AnyTwin], None]],
     **others: object,
 ) -> None:
-    """Has both engines go through the script, then looks whether they are alike."""
-    with make("python", **others) as python, make("native", **others) as native:
+    """Has both engines go through the script, then looks whether they are alike.
+
+    Every other script finds the native one's work divided between two workers.
+    """
+    workers = 1 + len(script) % 2
+    with make("python", **others) as python, make("native", workers=workers, **others) as native:
         for step in script:
             step(python)
             step(native)

@@ -76,7 +76,7 @@ def break_native(times: int) -> None:
     def expire_and_break(engine: Any, *, now: float) -> None:
         expire(engine, now=now)
         if next(calls) == times:
-            engine._lane.break_on_purpose()
+            engine._lanes.break_on_purpose()
 
     native.expire = expire_and_break
 

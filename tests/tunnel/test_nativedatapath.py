@@ -6,6 +6,8 @@ Everything runs on socket pairs and loopback (`support.twins`), most of it with 
 from __future__ import annotations
 
 import errno
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -37,12 +39,13 @@ from overlay.errors import DeviceError
 from overlay.fdb import Origin
 from overlay.tables import FdbRemove, FdbReplace, FloodReplace, VtepReplace
 from overlay.verdict import Drop, DropReason, Encapsulate
-from tunnel import nativedatapath
 from tunnel.interfaces import Activity, Attachment, Buffer, Point
 from tunnel.ladder import Feature
 from tunnel.meter import UpcallKind
 
-_native = pytest.importorskip("tunnel._native", reason="the native engine is not built: see `weft version`")
+NOT_BUILT = "the native engine is not built: see `weft version`"
+_native = pytest.importorskip("tunnel._native", reason=NOT_BUILT)
+nativedatapath = pytest.importorskip("tunnel.nativedatapath", reason=NOT_BUILT)
 
 PATIENCE_S = 10.0
 FLOOD = 60_000  # frames, each of another source
@@ -67,11 +70,10 @@ def bind(engine: Twin, mac: Mac = MAC_B, vtep: int = 0) -> None:
 
 
 def test_every_reason_has_one_number() -> None:
-    from tunnel.nativecarriage import NUMBERS, REASONS  # noqa: PLC0415  (where it was built)
-
-    assert sorted(NUMBERS.values()) == list(range(len(DropReason)))
-    assert set(REASONS) == set(DropReason)
-    assert [reason.name for reason in REASONS[: len(_native.REASONS)]] == list(_native.REASONS)
+    numbers, reasons = nativedatapath.NUMBERS, nativedatapath.REASONS
+    assert sorted(numbers.values()) == list(range(len(DropReason)))
+    assert set(reasons) == set(DropReason)
+    assert [reason.name for reason in reasons[: len(_native.REASONS)]] == list(_native.REASONS)
     assert len(DropReason) <= _native.REASONS_MAX
 
 
@@ -267,7 +269,7 @@ def test_a_worker_that_turns_at_any_moment_of_a_start_takes_no_member_for_a_stra
             engine.sockets[VTEPS[0]].sendto(datagram, (str(OURS), port))
 
         with monkeypatch.context() as patch:
-            patch.setattr(engine.datapath, "_lane", Hasty(engine.lane, arrive))
+            patch.setattr(engine.datapath, "_lanes", Hasty(engine.lane, arrive))
             engine.datapath.attach(Attachment(other, Vni(43), port, device, decider, overlay_mtu=1450))
         engine.settle()
         statistics = engine.statistics()
@@ -318,8 +320,6 @@ class Blocker:
     """Has a port of 127.0.0.1 for a while."""
 
     def __init__(self, port: int) -> None:
-        import socket  # noqa: PLC0415
-
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((str(OURS), port))
 
@@ -346,6 +346,95 @@ def test_segmentation_lowered_elsewhere_is_followed() -> None:
         engine.datapath.expire(now=time.monotonic())
         engine.from_device(burst.whole, header=burst.header)
         assert [octets[8:] for _, octets in engine.arrived[VTEPS[0]]] == burst.segments
+
+
+# ── Several workers ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def two_queues(engine: Twin) -> PairDevice:
+    """Has the engine's two workers read a queue each; the other queue's device, for its other end."""
+    second = PairDevice("weft0")
+    device = Queues(engine.device, second)
+    engine.datapath.replace_device(NETWORK, device, 1450)
+    return second
+
+
+class Queues(PairDevice):
+    """A device of two queues, made of two of one."""
+
+    def __init__(self, first: PairDevice, second: PairDevice) -> None:
+        self.__dict__.update(first.__dict__)
+        self._second = second
+
+    @property
+    def queues(self) -> tuple[int, ...]:
+        return (self.fileno(), self._second.fileno())
+
+
+def from_many_ports(engine: Twin, frame: bytes) -> None:
+    """A VTEP sends the frame 16 times, from a port of its own each: every worker's socket gets some."""
+    for _ in range(16):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as vtep:
+            vtep.bind((str(VTEPS[0]), 0))
+            vtep.sendto(encapsulated(frame)[0], (str(OURS), engine.port))
+            engine.settle()
+
+
+def test_workers_decide_for_themselves_and_are_told_as_one() -> None:
+    with twin("native", workers=2) as engine, closing(two_queues(engine)) as second:
+        bind(engine)
+        engine.from_device(OUT, OUT)
+        for _ in range(3):
+            second.host.send(bytes(10) + OUT)
+        engine.settle()
+        statistics = engine.statistics()
+        assert (statistics.ledger.sent, statistics.upcalls) == (5, 2)
+        [flow] = engine.flows()
+        assert flow[4:] == (5, 5 * len(OUT))
+        assert [each.sent_frames for each in statistics.vteps if each.vtep == VTEPS[0]] == [5]
+        engine.apply(FdbRemove(NETWORK, MAC_B))  # forgotten by both
+        assert engine.flows() == set()
+        engine.from_device(OUT)
+        second.host.send(bytes(10) + OUT)
+        engine.settle()
+        assert engine.statistics().ledger.generated == 2, "flooded to two"
+        assert engine.statistics().upcalls == 4
+
+
+def test_what_no_queue_is_there_for_is_written_to_the_first() -> None:
+    with twin("native", workers=4) as engine:
+        from_many_ports(engine, IN)
+        assert [frame for _, frame in engine.written] == [IN] * 16
+        assert engine.statistics().upcalls > 1, "more than one worker had to ask"
+
+
+def test_a_limit_heard_on_one_queue_holds_for_what_every_worker_writes() -> None:
+    with twin("native", workers=4) as engine:
+        bind(engine, MAC_B)
+        engine.from_device(tcp4(flags="S", options=[("MSS", 500)]))
+        whole = MAC_A + MAC_B + Burst(octets=6000).whole[12:]
+        from_many_ports(engine, whole)
+        assert len(engine.written) == 16
+        assert {int.from_bytes(header[4:6], sys.byteorder) for header, _ in engine.written} == {500}
+
+
+def test_observers_see_what_every_worker_does_and_losses_are_told_to_any() -> None:
+    with twin("native", workers=2) as engine, closing(two_queues(engine)) as second:
+        watcher = Watcher()
+        engine.datapath.watch(watcher)
+        engine.from_device(OUT)
+        second.host.send(bytes(10) + OUT)
+        engine.settle()
+        assert sum(point is Point.DEVICE_READ for point, *_ in watcher.seen) == 2
+        engine.datapath.unwatch(watcher)
+        second.host.send(bytes(10) + OUT)
+        engine.settle()
+        before = engine.statistics().ledger
+        engine.lane.lost_after(
+            nativedatapath.NUMBERS[DropReason.UNDERLAY_ERROR], 0, None, before.sent
+        )  # more than each sent
+        after = engine.statistics().ledger
+        assert (after.sent, after.dropped, after.balances) == (0, before.dropped + before.sent, True)
 
 
 # ── Seeing ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,6 +14,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 from support.namespace import Namespace, exit_status_as_nobody, needs_namespaces
 
 from overlay.addr import Mac, NetworkId, format_mac, parse_mac
@@ -340,6 +342,45 @@ def test_the_name_of_another_kind_of_device_is_refused_by_name(host: Namespace, 
         Tap("weft0")
     assert (caught.value.device, caught.value.errno) == ("weft0", errno.EINVAL), creator
     assert "no TAP" in caught.value.why
+
+
+def test_a_flow_comes_out_of_the_queue_its_answers_were_written_to(host: Namespace, creator: str) -> None:
+    tap = Tap("weft0", queues=4)
+    host.run(
+        "ip link set weft0 addrgenmode none", "ip address add 10.9.0.1/24 dev weft0", "ip link set weft0 up"
+    )
+    tap.set_carrier(up=True)
+    first, *others = tap.queues
+    assert (len(others), first) == (3, tap.fileno()), creator
+    mac = format_mac(tap.mac)
+    host.run("ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev weft0")
+    for port, queue in zip(range(7000, 7008), [*tap.queues, *tap.queues], strict=True):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+            bound.bind(("10.9.0.1", port))
+            bound.settimeout(5)
+            came = Ether(dst=mac, src="02:00:00:00:00:02") / IP(src="10.9.0.2", dst="10.9.0.1")
+            os.write(queue, NO_GSO + bytes(came / UDP(sport=9, dport=port) / b"there"))
+            assert bound.recv(9) == b"there"
+            bound.sendto(b"back", ("10.9.0.2", 9))
+            frames = [os.read(each, 2048) for each in tap.queues if each == queue]
+            assert frames[0].endswith(b"back")
+            for other in set(tap.queues) - {queue}:
+                raised(errno.EAGAIN, lambda other=other: os.read(other, 2048))  # type: ignore[misc]
+    tap.close()
+    assert tap.queues == (-1,)
+    for queue in (first, *others):
+        raised(errno.EBADF, lambda queue=queue: os.fstat(queue))  # type: ignore[misc]
+    assert "weft0" not in host.run("ip -o link")
+
+
+def test_a_tap_made_with_one_queue_is_refused_with_what_to_do(host: Namespace) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    host.run("ip tuntap add weft0 mode tap vnet_hdr")
+    with pytest.raises(DeviceError) as caught:
+        Tap("weft0", queues=2)
+    assert caught.value.errno == errno.EINVAL
+    assert "multi_queue" in caught.value.advice
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.parametrize("name", ["", "sixteen_octets_x", "a/b", "a b", "a:1", ".", ".."])

@@ -96,6 +96,12 @@ def receive(port: UdpPort) -> tuple[bytes, list[tuple[int, int, bytes]], object]
     return bytes(buffer[:octets]), ancillary, sender
 
 
+def arrivals(port: UdpPort) -> Iterator[tuple[bytes, list[tuple[int, int, bytes]], object]]:
+    """What has come, and comes at once, datagram by datagram."""
+    while select.select([port], [], [], 0.2)[0]:
+        yield receive(port)
+
+
 def refusals(underlay: UdpUnderlay) -> list[Refusal]:
     assert select.select([underlay], [], [], 5)[0], "no refusal came"
     return underlay.refusals()
@@ -444,6 +450,37 @@ def test_a_port_is_free_again_once_closed() -> None:
         here.open_port(PORT)
     with opened("192.0.2.1") as here:
         here.open_port(PORT)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_sockets_that_share_a_port_each_have_their_senders(
+    near: Namespace, far: Namespace, version: int
+) -> None:
+    with both(near, far, version) as (here, there):
+        ports = here.open_ports(PORT, 4)
+        to = there.sockaddr(here.address, PORT)
+        for _ in range(3):
+            for sender in there.senders:
+                sender.send(str(sender.port).encode(), to)
+        senders = [[told for told, *_ in arrivals(port)] for port in ports]
+        assert sorted(told for each in senders for told in each) == sorted(
+            str(sender.port).encode() for sender in there.senders for _ in range(3)
+        )
+        assert all(each.count(told) == 3 for each in senders for told in each)
+
+
+@pytest.mark.usefixtures("near")
+def test_a_port_that_is_shared_is_shared_with_nobody_else() -> None:
+    with opened("192.0.2.1") as here, opened("192.0.2.1") as other:
+        before = open_descriptors()
+        for first, second in ((1, 2), (2, 1), (2, 2)):
+            ports = here.open_ports(PORT, first)
+            with pytest.raises(DeviceError) as caught:
+                other.open_ports(PORT, second)
+            assert caught.value.errno == errno.EADDRINUSE
+            for port in ports:
+                port.close()
+            assert open_descriptors() == before
 
 
 @pytest.mark.usefixtures("near")

@@ -155,7 +155,7 @@ impl Lane {
         if (is_syn || ethertype == Some(IPV6))
             && let Some(mss) = syn_mss_untrusted(frame)
         {
-            network_.note_segment_limit(turned(frame), mss);
+            network_.limits.segments.hold().note(turned(frame), mss);
         }
         let is_group = frame.first().is_some_and(|octet| octet & 1 != 0);
         let is_asked = frame.len() < ETHERNET_LENGTH
@@ -234,7 +234,7 @@ impl Lane {
         if vteps.is_empty() {
             return self.book.drop(Reason::NO_VTEP, Some(network), frame, None, 1);
         }
-        if !network_.copies.take(vteps.len() as f64, now) {
+        if !network_.limits.copies.hold().take(vteps.len() as f64, now) {
             return self.book.drop(Reason::BUM_LIMIT, Some(network), frame, None, 1);
         }
         self.book.generated += vteps.len() as u64 - 1;
@@ -557,7 +557,7 @@ impl Lane {
         } else {
             Source::Mac(source_mac(frame))
         };
-        let is_answered = self.meter.errors.take(source, sys::now());
+        let is_answered = self.meter.hold().errors.take(source, sys::now());
         if is_answered || is_news {
             self.notice(Notice::TooBig { vtep, frame: frame.to_vec(), is_answered, is_news });
         }
@@ -619,16 +619,19 @@ fn is_no_segmentation(number: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bucket::Meter;
     use crate::lane::{Bounds, NetworkSettings};
+    use crate::limits::{NetworkLimits, Shared};
     use crate::sys::{Bell, Waiter};
     use std::sync::Arc;
 
     #[test]
     fn who_was_quiet_is_asked_for_one_frame_and_who_was_not_for_a_burst() {
         let (waiter, bell) = (Arc::new(Waiter::new().unwrap()), Arc::new(Bell::new().unwrap()));
-        let mut lane = Lane::new(waiter, bell, Bounds { send_segments: 63, write_segments: 64 }, 0.0);
+        let bounds = Bounds { send_segments: 63, write_segments: 64 };
+        let mut lane = Lane::new(waiter, bell, Shared::new(Meter::new(0.0)), bounds);
         let settings = NetworkSettings { vni: Some(7), is_strict: false, suppresses: false, repairs: true };
-        let number = lane.add_network(settings, 0.0);
+        let number = lane.add_network(settings, NetworkLimits::new(0.0), 0.0);
         let network = lane.network_mut(number).unwrap();
         let asked = [1.0, 1.0001, 1.0002, 1.1].map(|now| network.reads_of_turn(now));
         assert_eq!(asked, [1, READS_PER_TURN, READS_PER_TURN, 1]);

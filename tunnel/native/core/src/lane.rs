@@ -19,9 +19,10 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::batch::Door;
-use crate::bucket::{Meter, TokenBucket};
-use crate::flows::{Dependents, EGRESS_FLOWS_MAX, FlowTable, INGRESS_FLOWS_MAX, Key, Owner};
+use crate::bucket::Meter;
+use crate::flows::{Dependents, EGRESS_FLOWS_MAX, FlowTable, INGRESS_FLOWS_MAX, Owner};
 use crate::hash::Seeded;
+use crate::limits::{NetworkLimits, Shared};
 use crate::packet::{ETHERNET, LEAD, Subnet, Subnets, WIRE_ID};
 use crate::reason::{REASONS_MAX, Reason};
 use crate::super_packet::SuperDoor;
@@ -30,8 +31,6 @@ use crate::upcalls::{Notice, Question};
 
 /// Octets of a VXLAN header (RFC 7348 section 5).
 pub const HEADER_LENGTH: usize = 8;
-/// MAC pairs whose smallest MSS is remembered.
-const SEGMENT_LIMITS_MAX: usize = 4096;
 /// Octets of frames shown to observers that may wait for them.
 const SHOWN_OCTETS_MAX: usize = 8 << 20;
 
@@ -95,10 +94,8 @@ pub struct Network {
     pub hosts: HashMap<Host, u32, Seeded>,
     /// The flood list.
     pub flood: Vec<u32>,
-    /// Limits the copies of replicated frames.
-    pub copies: TokenBucket,
-    limits: HashMap<Key, u16, Seeded>,
-    limits_in_order: VecDeque<Key>,
+    /// What holds for all lanes together.
+    pub limits: NetworkLimits,
 }
 
 impl Network {
@@ -112,28 +109,10 @@ impl Network {
         if self.subnets.is_some() { [&ETHERNET[..], sent].concat() } else { sent[HEADER_LENGTH..].to_vec() }
     }
 
-    /// A receiver behind our device takes no TCP segment above `mss` octets from that MAC pair.
-    pub fn note_segment_limit(&mut self, ingress_key: Key, mss: u16) {
-        match self.limits.get_mut(&ingress_key) {
-            Some(known) => *known = mss.min(*known),
-            None => {
-                if self.limits.len() >= SEGMENT_LIMITS_MAX
-                    && let Some(oldest) = self.limits_in_order.pop_front()
-                {
-                    self.limits.remove(&oldest);
-                }
-                self.limits.insert(ingress_key, mss);
-                self.limits_in_order.push_back(ingress_key);
-            }
-        }
-    }
-
     /// The smallest segment the receivers of this flow are known to need; of no use for a short frame.
     pub fn segment_limit(&self, frame: &[u8]) -> Option<u16> {
-        if self.limits.is_empty() || frame.len() <= self.overlay_mtu + 14 {
-            return None;
-        }
-        self.limits.get(frame.get(0..12)?).copied()
+        let is_short = frame.len() <= self.overlay_mtu + 14;
+        if is_short { None } else { self.limits.segments.hold().of(frame.first_chunk()?) }
     }
 }
 
@@ -228,6 +207,8 @@ pub struct Book {
     pub generated: u64,
     /// Left for a VTEP.
     pub sent: u64,
+    /// Of those that left, by this lane or another: were reported undeliverable.
+    pub returned: u64,
     /// Written to a device.
     pub delivered: u64,
     /// Ended here, for a reason.
@@ -249,6 +230,7 @@ impl Book {
             received: 0,
             generated: 0,
             sent: 0,
+            returned: 0,
             delivered: 0,
             dropped: 0,
             drops: vec![[0; REASONS_MAX]],
@@ -299,6 +281,19 @@ impl Book {
     }
 }
 
+/// A device as one lane uses it.
+#[derive(Clone, Copy, Debug)]
+pub struct Device {
+    /// One of its queues; -1: there is none just now.
+    pub fd: RawFd,
+    /// Whether what comes out of that queue is this lane's to carry.
+    pub is_heard: bool,
+    /// Octets of packet it carries.
+    pub overlay_mtu: usize,
+    /// Whether it takes UDP segments joined into one frame.
+    pub merges_udp: bool,
+}
+
 /// How a lane is bounded; tests make it small.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -321,7 +316,7 @@ pub struct Lane {
     /// By number; None: it left.
     pub ports: Vec<Option<Port>>,
     pub(crate) dependents: Dependents,
-    pub(crate) meter: Meter,
+    pub(crate) meter: Shared<Meter>,
     pub(crate) bounds: Bounds,
     pub(crate) waiter: Arc<Waiter>,
     pub(crate) bell: Arc<Bell>,
@@ -344,7 +339,7 @@ pub struct Lane {
 
 impl Lane {
     /// One that carries nothing yet.  `bell` rings when there is something for the loop thread.
-    pub fn new(waiter: Arc<Waiter>, bell: Arc<Bell>, bounds: Bounds, now: f64) -> Lane {
+    pub fn new(waiter: Arc<Waiter>, bell: Arc<Bell>, meter: Shared<Meter>, bounds: Bounds) -> Lane {
         Lane {
             book: Book::new(bell.clone()),
             networks: vec![],
@@ -352,7 +347,7 @@ impl Lane {
             underlays: vec![],
             ports: vec![],
             dependents: Dependents::default(),
-            meter: Meter::new(now),
+            meter,
             bounds,
             waiter,
             bell,
@@ -374,7 +369,7 @@ impl Lane {
     // ── Networks come and go ────────────────────────────────────────────────────────────────────────────
 
     /// Carries one more network, its device not listened to yet; its number.
-    pub fn add_network(&mut self, settings: NetworkSettings, now: f64) -> u32 {
+    pub fn add_network(&mut self, settings: NetworkSettings, limits: NetworkLimits, now: f64) -> u32 {
         let number = self.networks.len() as u32;
         let mut header = [0x08, 0, 0, 0, 0, 0, 0, 0];
         if let Some(vni) = settings.vni {
@@ -393,34 +388,27 @@ impl Lane {
             egress: FlowTable::new(Owner::Egress(number), EGRESS_FLOWS_MAX),
             hosts: HashMap::with_hasher(Seeded::new()),
             flood: vec![],
-            copies: TokenBucket::of_copies(now),
-            limits: HashMap::with_hasher(Seeded::new()),
-            limits_in_order: VecDeque::new(),
+            limits,
         }));
         self.book.drops.push([0; REASONS_MAX]);
         number
     }
 
-    /// Goes on with this device, or stops listening (-1).
-    pub fn use_device(
-        &mut self,
-        network: u32,
-        fd: RawFd,
-        overlay_mtu: usize,
-        merges_udp: bool,
-    ) -> std::io::Result<()> {
+    /// Goes on with this device: writes to it, and hears what comes unless another lane does.
+    pub fn use_device(&mut self, network: u32, device: Device) -> std::io::Result<()> {
         let waiter = self.waiter.clone();
         let Some(network_) = self.network_mut(network) else { return Ok(()) };
-        if network_.device >= 0 {
-            waiter.unwatch(network_.device);
-        }
+        waiter.unwatch(network_.device);
+        let Device { fd, is_heard, overlay_mtu, merges_udp } = device;
         (network_.device, network_.overlay_mtu, network_.merges_udp) = (fd, overlay_mtu, merges_udp);
-        if fd >= 0 { waiter.watch(fd, Token::Device(network).number()) } else { Ok(()) }
+        if is_heard { waiter.watch(fd, Token::Device(network).number()) } else { Ok(()) }
     }
 
     /// Carries it no more: its device, its VTEPs, its flows and what waits of it.
     pub fn remove_network(&mut self, network: u32) {
-        let _ = self.use_device(network, -1, 0, false);
+        if let Some(network) = self.network(network) {
+            self.waiter.unwatch(network.device);
+        }
         self.abandon(network);
         for port in self.ports.iter_mut().flatten() {
             port.networks.retain(|_, other| *other != network);
@@ -601,7 +589,7 @@ impl Lane {
 
     /// Frames counted as sent were reported undeliverable: they were not sent after all.
     pub fn lost_after(&mut self, reason: Reason, network: Option<u32>, vtep: Option<u32>, frames: u64) {
-        self.book.sent = self.book.sent.saturating_sub(frames);
+        self.book.returned += frames;
         self.book.dropped += frames;
         self.book.drops[network.map_or(0, |network| network as usize + 1)][usize::from(reason.0)] += frames;
         if let Some(vtep) = vtep.and_then(|vtep| self.vteps.get_mut(vtep as usize)?.as_mut()) {

@@ -24,6 +24,7 @@ pub mod flows;
 pub mod hash;
 pub mod ingress;
 pub mod lane;
+pub mod limits;
 pub mod merge;
 pub mod octets;
 pub mod packet;

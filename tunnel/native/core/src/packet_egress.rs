@@ -109,7 +109,9 @@ impl Lane {
         let reason = if is_without_way { Reason::NO_ROUTE } else { reason };
         self.book.drop(reason, Some(network), frame, None, 1);
         let source = Source::Address(source_of_untrusted(frame));
-        if matches!(reason, Reason::NO_ROUTE | Reason::TTL_EXPIRED) && self.meter.errors.take(source, now) {
+        if matches!(reason, Reason::NO_ROUTE | Reason::TTL_EXPIRED)
+            && self.meter.hold().errors.take(source, now)
+        {
             self.notice(Notice::Refused { network, vtep: None, reason, frame: frame.to_vec() });
         }
     }

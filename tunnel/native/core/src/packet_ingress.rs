@@ -80,7 +80,7 @@ impl Lane {
             Ok(length) => length,
             Err(reason) => {
                 book.drop(reason, Some(network), frame, Some(&mut vtep_.drops), 1);
-                if reason == Reason::TTL_EXPIRED && self.meter.errors.take(Source::Vtep(vtep), now) {
+                if reason == Reason::TTL_EXPIRED && self.meter.hold().errors.take(Source::Vtep(vtep), now) {
                     let frame = frame.to_vec();
                     self.notice(Notice::Refused { network, vtep: Some(vtep), reason, frame });
                 }

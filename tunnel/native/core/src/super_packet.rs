@@ -25,6 +25,7 @@ const LOWER_DOOR_SECONDS: f64 = 1.0;
 const LENGTH_MAX: usize = TUNNEL_HEADER_LENGTH + ETHERNET_LENGTH + 40 + UDP_LENGTH;
 
 /// Where super-packets to one VTEP go.
+#[derive(Clone)]
 pub struct Hop {
     /// Outer Ethernet source: the egress device's.
     pub source_mac: [u8; 6],

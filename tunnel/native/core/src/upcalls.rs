@@ -157,9 +157,7 @@ impl Lane {
         let number = match known {
             Some(number) => number,
             None => {
-                let meter = &mut self.meter;
-                let bucket = if about.is_discovery { &mut meter.discovery } else { &mut meter.new_flows };
-                if !bucket.take(about.source, now) {
+                if !self.may_ask(&about, now) {
                     return self.drop_held(Reason::UPCALL_LIMIT, network, vtep, &held);
                 }
                 if self.questions.len() >= QUESTIONS_MAX {
@@ -183,6 +181,12 @@ impl Lane {
             }
             _ => self.drop_held(Reason::UPCALL_OVERFLOW, network, vtep, &held),
         }
+    }
+
+    fn may_ask(&self, about: &About, now: f64) -> bool {
+        let mut meter = self.meter.hold();
+        let bucket = if about.is_discovery { &mut meter.discovery } else { &mut meter.new_flows };
+        bucket.take(about.source, now)
     }
 
     fn open_question(&mut self, owner: Owner, network: u32, key: Option<Key>, now: f64) -> u64 {

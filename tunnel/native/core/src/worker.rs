@@ -1,14 +1,17 @@
-//! The worker: one thread for both directions, run to completion, off every other lock.
+//! Workers: each one thread for both directions, run to completion, off every other lock.
 //!
 //! ```text
 //! drain both directions ─▶ nothing there? poll a while, giving the core away ─▶ sleep until something comes
 //! ```
 //!
+//! Each has a lane of its own: its queue of every device, its socket of every port, its flows.  The kernel gives a flow
+//! to one queue and one socket, so one flow is on one thread and workers have nothing to say to each other.
+//!
 //! Waking another core costs a few microseconds on one machine and fifty on another; a thread that polls for a bounded
 //! time with `sched_yield` between is not asleep when the answer comes.  Whether that pays is learnt from the recent
 //! past: work that came within the time a poll covers speaks for it, work that came later against.
 //!
-//! A panic ends the worker, marks the lane as broken, and rings the bell: the loop thread brings the daemon to an end
+//! A panic ends its worker, marks the lane as broken, and rings the bell: the loop thread brings the daemon to an end
 //! that is explained.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +19,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::bucket::Meter;
 use crate::lane::{Bounds, Lane, Token};
+use crate::limits::Shared;
 use crate::sys::{self, Bell, Waiter};
 
 /// How long it is polled for: covers request and response at some thousands a second.
@@ -24,22 +29,28 @@ const POLL_SECONDS: f64 = 0.001_2;
 const SCORE_MAX: i32 = 16;
 const SCORE_HIT: i32 = 4;
 
-/// A lane, its worker, and the bells between them and the loop thread.
+/// Lanes, a worker for each, and the bells between them and the loop thread.
 pub struct Engine {
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    workers: Vec<Arc<Worker>>,
+    house: Arc<House>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-struct Shared {
-    lane: Mutex<Lane>,
-    /// How many others want the lane.
-    wanted: AtomicUsize,
+/// What all workers of an engine share.
+struct House {
     is_stopping: AtomicBool,
-    waiter: Arc<Waiter>,
-    wake: Bell,
     bell: Arc<Bell>,
     failure: Mutex<Option<String>>,
     is_to_break: AtomicBool,
+}
+
+struct Worker {
+    lane: Mutex<Lane>,
+    /// How many others want the lane.
+    wanted: AtomicUsize,
+    waiter: Arc<Waiter>,
+    wake: Bell,
+    house: Arc<House>,
 }
 
 /// The engine broke: what it said.
@@ -47,90 +58,92 @@ struct Shared {
 pub struct Broken(pub String);
 
 impl Engine {
-    /// One that carries nothing yet; its worker is not started.
-    pub fn new(bounds: Bounds) -> std::io::Result<Engine> {
-        let (waiter, wake, bell) = (Arc::new(Waiter::new()?), Bell::new()?, Arc::new(Bell::new()?));
-        waiter.watch(wake.fd(), Token::Wake.number())?;
-        let lane = Lane::new(waiter.clone(), bell.clone(), bounds, sys::now());
-        let shared = Arc::new(Shared {
-            lane: Mutex::new(lane),
-            wanted: AtomicUsize::new(0),
+    /// One with so many workers, at least one.  It carries nothing yet, and they are not started.
+    pub fn new(bounds: Bounds, workers: usize) -> std::io::Result<Engine> {
+        let house = Arc::new(House {
             is_stopping: AtomicBool::new(false),
-            waiter,
-            wake,
-            bell,
+            bell: Arc::new(Bell::new()?),
             failure: Mutex::new(None),
             is_to_break: AtomicBool::new(false),
         });
-        Ok(Engine { shared, thread: Mutex::new(None) })
+        let meter = Shared::new(Meter::new(sys::now()));
+        let new = |_| Worker::new(&house, meter.clone(), bounds).map(Arc::new);
+        let workers = (0..workers.max(1)).map(new).collect::<std::io::Result<_>>()?;
+        Ok(Engine { workers, house, threads: Mutex::new(vec![]) })
     }
 
-    /// Starts the worker.
+    /// Starts the workers.
     pub fn start(&self) -> std::io::Result<()> {
-        let shared = self.shared.clone();
-        let thread = std::thread::Builder::new().name("weft-lane".into()).spawn(move || shared.run())?;
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        for worker in &self.workers {
+            let worker = worker.clone();
+            let thread = std::thread::Builder::new().name("weft-lane".into()).spawn(move || worker.run())?;
+            self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
         Ok(())
     }
 
-    /// Stops the worker and waits for it.  Idempotent.
+    /// Stops the workers and waits for them.  Idempotent.
     pub fn stop(&self) {
-        self.shared.is_stopping.store(true, Ordering::SeqCst);
-        self.shared.wake.ring();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        self.house.is_stopping.store(true, Ordering::SeqCst);
+        for worker in &self.workers {
+            worker.wake.ring();
+        }
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
             let _ = thread.join(); // its panic was noted
         }
     }
 
-    /// One turn on this thread, for an engine whose worker was not started; whether there was anything to do.
+    /// One turn of each on this thread, for an engine that was not started; whether there was anything to do.
     pub fn turn_once(&self) -> bool {
         let mut tokens = vec![];
-        self.shared.waiter.wait(&mut tokens, false);
-        self.shared.turn(&tokens)
+        let turn = |worker: &Arc<Worker>| {
+            worker.waiter.wait(&mut tokens, false);
+            worker.turn(&tokens)
+        };
+        self.workers.iter().map(turn).fold(false, |any, did| any | did)
+    }
+
+    /// How many lanes there are.
+    pub fn lanes(&self) -> usize {
+        self.workers.len()
     }
 
     /// Readable when there are questions, notices, frames to show, or a failure.
     pub fn bell(&self) -> &Bell {
-        &self.shared.bell
+        &self.house.bell
     }
 
     /// What the engine said when it broke.
     pub fn failure(&self) -> Option<String> {
-        self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.house.failure()
     }
 
-    /// Makes the worker panic at its next turn.  For tests of what comes then.
+    /// Makes the first worker panic at its next turn.  For tests of what comes then.
     pub fn break_on_purpose(&self) {
-        self.shared.is_to_break.store(true, Ordering::SeqCst);
-        self.shared.wake.ring();
+        self.house.is_to_break.store(true, Ordering::SeqCst);
+        self.workers[0].wake.ring();
     }
 
-    /// Does something with the lane, the worker held off: at most for the rest of its turn are we.
-    pub fn with_lane<T>(&self, work: impl FnOnce(&mut Lane) -> T) -> Result<T, Broken> {
-        self.shared.wanted.fetch_add(1, Ordering::SeqCst);
-        let locked = self.shared.lane.lock();
-        self.shared.wanted.fetch_sub(1, Ordering::SeqCst);
-        let Ok(mut lane) = locked else {
-            return Err(Broken(self.failure().unwrap_or_else(|| "the lane is broken".into())));
+    /// Does something with one lane, its worker held off: at most for the rest of its turn are we.
+    pub fn with_lane<T>(&self, number: usize, work: impl FnOnce(&mut Lane) -> T) -> Result<T, Broken> {
+        self.workers[number].with_lane(work)
+    }
+
+    /// Does something with each lane in turn.
+    pub fn with_each_lane<T>(&self, mut work: impl FnMut(&mut Lane) -> T) -> Result<Vec<T>, Broken> {
+        self.workers.iter().map(|worker| worker.with_lane(&mut work)).collect()
+    }
+
+    /// The same though one may be broken: to look at, no more.
+    pub fn with_any_lane<T>(&self, mut work: impl FnMut(&mut Lane) -> T) -> Vec<T> {
+        let look = |worker: &Arc<Worker>| {
+            worker.wanted.fetch_add(1, Ordering::SeqCst);
+            let mut lane = worker.lane.lock().unwrap_or_else(PoisonError::into_inner);
+            worker.wanted.fetch_sub(1, Ordering::SeqCst);
+            work(&mut lane)
         };
-        match catch_unwind(AssertUnwindSafe(|| work(&mut lane))) {
-            Ok(value) => Ok(value),
-            Err(panic) => {
-                let said = self.shared.note_failure(&*panic);
-                drop(lane);
-                self.shared.is_stopping.store(true, Ordering::SeqCst);
-                Err(Broken(said))
-            }
-        }
-    }
-
-    /// The same though the lane is broken: to look at, no more.
-    pub fn with_any_lane<T>(&self, work: impl FnOnce(&mut Lane) -> T) -> T {
-        self.shared.wanted.fetch_add(1, Ordering::SeqCst);
-        let mut lane = self.shared.lane.lock().unwrap_or_else(PoisonError::into_inner);
-        self.shared.wanted.fetch_sub(1, Ordering::SeqCst);
-        work(&mut lane)
+        self.workers.iter().map(look).collect()
     }
 }
 
@@ -140,7 +153,7 @@ impl Drop for Engine {
     }
 }
 
-impl Shared {
+impl House {
     fn note_failure(&self, panic: &(dyn std::any::Any + Send)) -> String {
         let said = panic.downcast_ref::<&str>().map(|said| (*said).to_owned());
         let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
@@ -150,16 +163,47 @@ impl Shared {
         said
     }
 
+    fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Worker {
+    fn new(house: &Arc<House>, meter: Shared<Meter>, bounds: Bounds) -> std::io::Result<Worker> {
+        let (waiter, wake) = (Arc::new(Waiter::new()?), Bell::new()?);
+        waiter.watch(wake.fd(), Token::Wake.number())?;
+        let lane = Mutex::new(Lane::new(waiter.clone(), house.bell.clone(), meter, bounds));
+        Ok(Worker { lane, wanted: AtomicUsize::new(0), waiter, wake, house: house.clone() })
+    }
+
+    fn with_lane<T>(&self, work: impl FnOnce(&mut Lane) -> T) -> Result<T, Broken> {
+        self.wanted.fetch_add(1, Ordering::SeqCst);
+        let locked = self.lane.lock();
+        self.wanted.fetch_sub(1, Ordering::SeqCst);
+        let Ok(mut lane) = locked else {
+            return Err(Broken(self.house.failure().unwrap_or_else(|| "the lane is broken".into())));
+        };
+        match catch_unwind(AssertUnwindSafe(|| work(&mut lane))) {
+            Ok(value) => Ok(value),
+            Err(panic) => {
+                let said = self.house.note_failure(&*panic);
+                drop(lane);
+                self.house.is_stopping.store(true, Ordering::SeqCst);
+                Err(Broken(said))
+            }
+        }
+    }
+
     fn run(&self) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.turn_until_stopped())) {
-            self.note_failure(&*panic);
+            self.house.note_failure(&*panic);
         }
     }
 
     fn turn_until_stopped(&self) {
         let mut tokens = vec![];
         let mut patience = Patience::default();
-        while !self.is_stopping.load(Ordering::Relaxed) {
+        while !self.house.is_stopping.load(Ordering::Relaxed) {
             self.waiter.wait(&mut tokens, patience.sleeps());
             if self.turn(&tokens) {
                 patience.worked(sys::now());
@@ -186,7 +230,7 @@ impl Shared {
             done += match Token::of(*token) {
                 Token::Wake => {
                     self.wake.silence();
-                    assert!(!self.is_to_break.load(Ordering::Relaxed), "broken on purpose");
+                    assert!(!self.house.is_to_break.swap(false, Ordering::Relaxed), "broken on purpose");
                     0
                 }
                 Token::Device(network) => lane.drain_device(network, now),
@@ -234,24 +278,25 @@ mod tests {
 
     #[test]
     fn a_panic_is_told_and_the_lane_stays_shut() {
-        let engine = Engine::new(BOUNDS).unwrap();
+        let engine = Engine::new(BOUNDS, 2).unwrap();
         engine.start().unwrap();
-        assert_eq!(engine.with_lane(|lane| lane.book.received).unwrap(), 0);
+        assert_eq!(engine.with_each_lane(|lane| lane.book.received).unwrap(), [0, 0]);
         engine.break_on_purpose();
         let waiter = Waiter::new().unwrap();
         waiter.watch(engine.bell().fd(), 1).unwrap();
         waiter.wait(&mut vec![], true);
         assert_eq!(engine.failure().as_deref(), Some("broken on purpose"));
-        assert!(engine.with_lane(|_| ()).is_err());
-        assert_eq!(engine.with_any_lane(|lane| lane.book.received), 0);
+        assert!(engine.with_each_lane(|_| ()).is_err());
+        assert!(engine.with_lane(0, |_| ()).is_err());
+        assert_eq!(engine.with_any_lane(|lane| lane.book.received), [0, 0]);
         engine.stop();
     }
 
     #[test]
     fn a_panic_of_the_loop_threads_is_told_too() {
-        let engine = Engine::new(BOUNDS).unwrap();
+        let engine = Engine::new(BOUNDS, 1).unwrap();
         engine.start().unwrap();
-        let broken = engine.with_lane(|_| -> () { panic!("a bug") }).unwrap_err();
+        let broken = engine.with_lane(0, |_| -> () { panic!("a bug") }).unwrap_err();
         assert_eq!(broken.0, "a bug");
         engine.stop();
     }

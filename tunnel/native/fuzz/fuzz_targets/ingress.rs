@@ -20,8 +20,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
+use weft_core::bucket::Meter;
 use weft_core::flows::{Key, Verdict};
-use weft_core::lane::{Bounds, Lane, NetworkSettings};
+use weft_core::lane::{Bounds, Device, Lane, NetworkSettings};
+use weft_core::limits::{NetworkLimits, Shared};
 use weft_core::octets::put_word;
 use weft_core::packet::{ETHERNET, WIRE_ID};
 use weft_core::reason::Reason;
@@ -76,7 +78,7 @@ impl Bench {
         let (waiter, bell) = (Arc::new(Waiter::new().unwrap()), Arc::new(Bell::new().unwrap()));
         let bounds = Bounds { send_segments: 63, write_segments: 64 };
         let mut bench = Bench {
-            lane: Lane::new(waiter, bell, bounds, 0.0),
+            lane: Lane::new(waiter, bell, Shared::new(Meter::new(0.0)), bounds),
             ports: [port(), port()],
             member: UdpSocket::bind("127.0.0.1:0").unwrap(),
             stranger: UdpSocket::bind("127.0.0.2:0").unwrap(),
@@ -99,10 +101,12 @@ impl Bench {
         {
             let is_strict = vni == Some(STRICT);
             let settings = NetworkSettings { vni, is_strict, suppresses: !is_strict, repairs: true };
-            let network = lane.add_network(settings, 0.0);
+            let network = lane.add_network(settings, NetworkLimits::new(0.0), 0.0);
             // The strict one has no device, as while it is made anew: a write fails.
             if let Some(device) = device {
-                lane.use_device(network, device[0].as_raw_fd(), OVERLAY_MTU, true).unwrap();
+                let fd = device[0].as_raw_fd();
+                let device = Device { fd, is_heard: true, overlay_mtu: OVERLAY_MTU, merges_udp: true };
+                lane.use_device(network, device).unwrap();
             }
             lane.bind(port, vni.unwrap_or(WIRE_ID), network).unwrap();
             let address = Address::new(&[127, 0, 0, 1], 9, 0).unwrap();

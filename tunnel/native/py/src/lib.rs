@@ -13,11 +13,14 @@ use pyo3::prelude::*;
 /// The native engine.
 #[pymodule]
 mod _native {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use pyo3::exceptions::PyValueError;
     use pyo3::prelude::*;
     use pyo3::types::{PyBytes, PyTuple};
     use weft_core::flows::{FlowTable, Key, Verdict};
-    use weft_core::lane::{Bounds, Drops, Lane, NetworkSettings};
+    use weft_core::lane::{Book, Bounds, Device, Drops, Lane, NetworkSettings, Traffic};
+    use weft_core::limits::NetworkLimits;
     use weft_core::packet::Subnet;
     use weft_core::reason::{REASONS_MAX, Reason};
     use weft_core::super_packet::{Hop, SuperDoor};
@@ -29,6 +32,8 @@ mod _native {
     const ENCAPSULATE: u8 = 1;
     const REPLICATE: u8 = 2;
     const DROP: u8 = 3;
+    /// The lane of what any lane may do.
+    const ANY: usize = 0;
 
     type FlowRow<'py> = (Bound<'py, PyBytes>, u8, u32, u64, u64, f64);
     type QuestionRow<'py> = (u64, u32, Option<u32>, Bound<'py, PyBytes>);
@@ -48,59 +53,86 @@ mod _native {
         sys::segments_max()
     }
 
-    /// A lane with its worker.
+    /// Lanes with their workers.
+    ///
+    /// What is programmed is programmed into each, so a network, VTEP or port has the same number in all.  A question's
+    /// number tells its lane as well.
     #[pyclass(frozen)]
-    struct Engine(Core);
+    struct Engine {
+        core: Core,
+        /// Whose question is next.
+        turn: AtomicUsize,
+    }
 
     impl Engine {
-        /// Changes the lane; the default where it is broken.
-        fn change<T: Send + Default>(&self, py: Python<'_>, work: impl FnOnce(&mut Lane) -> T + Send) -> T {
-            py.detach(|| self.0.with_lane(work).unwrap_or_default())
+        /// Changes each lane; what the last one said, the default where one is broken.
+        fn change<T: Send + Default>(&self, py: Python<'_>, work: impl FnMut(&mut Lane) -> T + Send) -> T {
+            py.detach(|| {
+                self.core.with_each_lane(work).ok().and_then(|mut said| said.pop()).unwrap_or_default()
+            })
         }
 
-        /// Looks at the lane, broken or not.
-        fn look<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut Lane) -> T + Send) -> T {
-            py.detach(|| self.0.with_any_lane(work))
+        /// Changes one of them.
+        fn change_one<T: Send + Default>(
+            &self,
+            py: Python<'_>,
+            lane: usize,
+            work: impl FnOnce(&mut Lane) -> T + Send,
+        ) -> T {
+            py.detach(|| self.core.with_lane(lane, work).unwrap_or_default())
+        }
+
+        /// Looks at each lane, broken or not.
+        fn look<T: Send>(&self, py: Python<'_>, work: impl FnMut(&mut Lane) -> T + Send) -> Vec<T> {
+            py.detach(|| self.core.with_any_lane(work))
+        }
+
+        /// A question's lane, and its number there.
+        fn place_of(&self, question: u64) -> (usize, u64) {
+            let lanes = self.core.lanes() as u64;
+            ((question % lanes) as usize, question / lanes)
         }
     }
 
     #[pymethods]
     impl Engine {
         #[new]
-        fn new(send_segments: usize, write_segments: usize) -> PyResult<Engine> {
-            Ok(Engine(Core::new(Bounds { send_segments, write_segments })?))
+        #[pyo3(signature = (send_segments, write_segments, workers=1))]
+        fn new(send_segments: usize, write_segments: usize, workers: usize) -> PyResult<Engine> {
+            let core = Core::new(Bounds { send_segments, write_segments }, workers)?;
+            Ok(Engine { core, turn: AtomicUsize::new(0) })
         }
 
         fn start(&self) -> PyResult<()> {
-            Ok(self.0.start()?)
+            Ok(self.core.start()?)
         }
 
         fn stop(&self, py: Python<'_>) {
-            py.detach(|| self.0.stop());
+            py.detach(|| self.core.stop());
         }
 
         fn turn(&self, py: Python<'_>) -> bool {
-            py.detach(|| self.0.turn_once())
+            py.detach(|| self.core.turn_once())
         }
 
         fn fileno(&self) -> i32 {
-            self.0.bell().fd()
+            self.core.bell().fd()
         }
 
         fn ring(&self) {
-            self.0.bell().ring();
+            self.core.bell().ring();
         }
 
         fn silence(&self) {
-            self.0.bell().silence();
+            self.core.bell().silence();
         }
 
         fn failure(&self) -> Option<String> {
-            self.0.failure()
+            self.core.failure()
         }
 
         fn break_on_purpose(&self) {
-            self.0.break_on_purpose();
+            self.core.break_on_purpose();
         }
 
         // Networks come and go.
@@ -114,27 +146,37 @@ mod _native {
             repairs: bool,
         ) -> u32 {
             let settings = NetworkSettings { vni, is_strict, suppresses, repairs };
-            self.change(py, |lane| lane.add_network(settings, sys::now()))
+            let (limits, now) = (NetworkLimits::new(sys::now()), sys::now());
+            self.change(py, |lane| lane.add_network(settings, limits.clone(), now))
         }
 
         fn remove_network(&self, py: Python<'_>, network: u32) {
             self.change(py, |lane| lane.remove_network(network));
         }
 
+        /// A queue for each lane; where there are fewer, the other lanes write to them and hear nothing.
         fn use_device(
             &self,
             py: Python<'_>,
             network: u32,
-            fd: i32,
+            queues: Vec<i32>,
             overlay_mtu: usize,
             merges_udp: bool,
         ) -> PyResult<()> {
-            let used = self.change(py, |lane| Some(lane.use_device(network, fd, overlay_mtu, merges_udp)));
+            let mut lanes = 0..;
+            let used = self.change(py, |lane| {
+                let number = lanes.next().unwrap_or_default();
+                let fd = queues.get(number % queues.len().max(1)).copied().unwrap_or(-1);
+                let is_heard = number < queues.len();
+                Some(lane.use_device(network, Device { fd, is_heard, overlay_mtu, merges_udp }))
+            });
             Ok(used.unwrap_or(Ok(()))?)
         }
 
-        fn add_underlay(&self, py: Python<'_>, senders: Vec<i32>, has_gso: bool) -> u32 {
-            self.change(py, |lane| lane.add_underlay(senders, has_gso))
+        /// A pool for each lane, or one that they share.
+        fn add_underlay(&self, py: Python<'_>, pools: Vec<Vec<i32>>, has_gso: bool) -> u32 {
+            let mut pools = pools.iter().cycle();
+            self.change(py, |lane| lane.add_underlay(pools.next().cloned().unwrap_or_default(), has_gso))
         }
 
         fn use_gso(&self, py: Python<'_>, underlay: u32, has_gso: bool) {
@@ -145,8 +187,10 @@ mod _native {
             });
         }
 
-        fn add_port(&self, py: Python<'_>, fd: i32) -> u32 {
-            self.change(py, |lane| lane.add_port(fd))
+        /// A socket for each lane.
+        fn add_port(&self, py: Python<'_>, sockets: Vec<i32>) -> u32 {
+            let mut sockets = sockets.into_iter();
+            self.change(py, |lane| lane.add_port(sockets.next().unwrap_or(-1)))
         }
 
         fn remove_port(&self, py: Python<'_>, port: u32) {
@@ -188,8 +232,9 @@ mod _native {
             let (source_mac, destination_mac, has_checksum, source, destination, port, source_ports) = hop;
             let hop =
                 Hop { source_mac, destination_mac, has_checksum, source, destination, port, source_ports };
-            let door = SuperDoor::new(tap, hop)?;
-            self.change(py, |lane| lane.use_door(vtep, Some(door)));
+            let doors = (0..self.core.lanes()).map(|_| SuperDoor::new(tap, hop.clone()));
+            let mut doors = doors.collect::<std::io::Result<Vec<_>>>()?;
+            self.change(py, |lane| lane.use_door(vtep, doors.pop()));
             Ok(())
         }
 
@@ -202,7 +247,7 @@ mod _native {
         }
 
         fn take_use(&self, py: Python<'_>, underlay: u32) -> bool {
-            self.change(py, |lane| lane.take_use(underlay))
+            self.look(py, |lane| lane.take_use(underlay)).contains(&true)
         }
 
         fn withdraw_vtep(&self, py: Python<'_>, vtep: u32) {
@@ -210,11 +255,11 @@ mod _native {
         }
 
         fn program_subnets(&self, py: Python<'_>, network: u32, subnets: Vec<Subnet>) {
-            self.change(py, |lane| lane.program_subnets(network, subnets));
+            self.change(py, |lane| lane.program_subnets(network, subnets.clone()));
         }
 
         fn program_flood(&self, py: Python<'_>, network: u32, vteps: Vec<u32>) {
-            self.change(py, |lane| lane.program_flood(network, vteps));
+            self.change(py, |lane| lane.program_flood(network, vteps.clone()));
         }
 
         fn forget(&self, py: Python<'_>, places: Vec<Vec<u8>>) {
@@ -223,9 +268,14 @@ mod _native {
 
         // Upcalls.
 
+        /// The lanes take turns: none is kept waiting by what another asks.
         fn next_question<'py>(&self, py: Python<'py>) -> Option<QuestionRow<'py>> {
-            let (number, network, vtep, frame) = self.change(py, Lane::next_question)?;
-            Some((number, network, vtep, PyBytes::new(py, &frame)))
+            let lanes = self.core.lanes();
+            let first = self.turn.fetch_add(1, Ordering::Relaxed);
+            let mut turns = (0..lanes).map(|further| first.wrapping_add(further) % lanes);
+            let asked = |lane| Some((lane, self.change_one(py, lane, Lane::next_question)?));
+            let (lane, (number, network, vtep, frame)) = turns.find_map(asked)?;
+            Some((number * lanes as u64 + lane as u64, network, vtep, PyBytes::new(py, &frame)))
         }
 
         fn answer<'py>(
@@ -236,20 +286,22 @@ mod _native {
             memory: Option<(Key, f64, Vec<Vec<u8>>)>,
         ) -> PyResult<Option<Bound<'py, PyBytes>>> {
             let answer = Answer::Verdict(decided(verdict)?);
-            let next = self.change(py, |lane| {
+            let (lane, number) = self.place_of(question);
+            let next = self.change_one(py, lane, |lane| {
                 let memory = memory.as_ref().map(|(key, expires_at, places)| Memory {
                     key: *key,
                     expires_at: *expires_at,
                     places,
                 });
-                lane.answer(question, &answer, memory, sys::now())
+                lane.answer(number, &answer, memory, sys::now())
             });
             Ok(next.map(|frame| PyBytes::new(py, &frame)))
         }
 
         fn reply<'py>(&self, py: Python<'py>, question: u64, frame: Vec<u8>) -> Option<Bound<'py, PyBytes>> {
             let answer = Answer::Reply(frame);
-            let next = self.change(py, |lane| lane.answer(question, &answer, None, sys::now()));
+            let (lane, number) = self.place_of(question);
+            let next = self.change_one(py, lane, |lane| lane.answer(number, &answer, None, sys::now()));
             next.map(|frame| PyBytes::new(py, &frame))
         }
 
@@ -269,22 +321,22 @@ mod _native {
                     ("no-segmentation", underlay, errno).into_pyobject(py)
                 }
             };
-            self.change(py, Lane::take_notices).into_iter().map(row).collect()
+            self.look(py, Lane::take_notices).into_iter().flatten().map(row).collect()
         }
 
         fn write_own(&self, py: Python<'_>, network: u32, frame: Vec<u8>) {
-            self.change(py, |lane| {
+            self.change_one(py, ANY, |lane| {
                 lane.book.generated += 1;
                 lane.write_own(network, &frame);
             });
         }
 
         fn answered(&self, py: Python<'_>, network: u32, packet: Vec<u8>, is_taken: bool) {
-            self.change(py, |lane| lane.answered(network, &packet, is_taken));
+            self.change_one(py, ANY, |lane| lane.answered(network, &packet, is_taken));
         }
 
         fn send_own(&self, py: Python<'_>, vtep: u32, packet: Vec<u8>) {
-            self.change(py, |lane| lane.send_own(vtep, &packet));
+            self.change_one(py, ANY, |lane| lane.send_own(vtep, &packet));
         }
 
         // Every second.
@@ -294,7 +346,7 @@ mod _native {
         }
 
         fn lost_before(&self, py: Python<'_>, reason: u8, network: Option<u32>, frames: u64) {
-            self.change(py, |lane| lane.lost_before(Reason(reason), network, frames));
+            self.change_one(py, ANY, |lane| lane.lost_before(Reason(reason), network, frames));
         }
 
         fn lost_after(
@@ -305,7 +357,7 @@ mod _native {
             vtep: Option<u32>,
             frames: u64,
         ) {
-            self.change(py, |lane| lane.lost_after(Reason(reason), network, vtep, frames));
+            self.change_one(py, ANY, |lane| lane.lost_after(Reason(reason), network, vtep, frames));
         }
 
         // Seeing.
@@ -315,72 +367,91 @@ mod _native {
         }
 
         fn shown<'py>(&self, py: Python<'py>) -> Vec<ShownRow<'py>> {
-            let shown = self.change(py, |lane| lane.book.take_shown());
+            let shown = self.look(py, |lane| lane.book.take_shown());
             let row = |shown: weft_core::lane::Shown| {
                 let frame = PyBytes::new(py, &shown.frame);
                 (shown.point as u8, shown.network, frame, shown.reason.map(|reason| reason.0))
             };
-            shown.into_iter().map(row).collect()
+            shown.into_iter().flatten().map(row).collect()
         }
 
         fn unseen(&self, py: Python<'_>) -> u64 {
-            self.look(py, |lane| lane.book.unseen)
+            self.look(py, |lane| lane.book.unseen).into_iter().sum()
         }
 
         /// Received, generated, sent, delivered, dropped, held.
-        fn ledger(&self, py: Python<'_>) -> (u64, u64, u64, u64, u64, usize) {
-            self.look(py, |lane| {
+        fn ledger(&self, py: Python<'_>) -> [u64; 6] {
+            let books = self.look(py, |lane| {
                 let book = &lane.book;
-                (book.received, book.generated, book.sent, book.delivered, book.dropped, lane.held())
-            })
+                let Book { received, generated, sent, returned, delivered, dropped, .. } = *book;
+                [received, generated, sent, returned, delivered, dropped, lane.held() as u64]
+            });
+            let [received, generated, sent, returned, delivered, dropped, held] =
+                books.into_iter().fold([0; 7], summed);
+            [received, generated, sent.saturating_sub(returned), delivered, dropped, held]
         }
 
         /// Of no network, then of each network by its number: (reason, count).
         fn drops(&self, py: Python<'_>) -> Vec<Vec<(u8, u64)>> {
-            self.look(py, |lane| lane.book.drops.iter().map(counted).collect())
+            let books = self.look(py, |lane| lane.book.drops.clone());
+            let networks = 0..books.first().map_or(0, Vec::len);
+            let of = |network: usize| books.iter().map(|drops| drops[network]).fold([0; REASONS_MAX], summed);
+            networks.map(|network| counted(&of(network))).collect()
         }
 
         /// Of each VTEP: number; sent frames, octets; received frames, octets; (reason, count).
         fn vteps(&self, py: Python<'_>) -> Vec<VtepRow> {
+            let mut sums: Vec<Option<([u64; 4], Drops)>> = vec![];
             self.look(py, |lane| {
-                let known = lane.vteps.iter().enumerate();
-                let known = known.filter_map(|(number, vtep)| Some((number as u32, vtep.as_ref()?)));
-                let row = |(number, vtep): (u32, &weft_core::lane::Vtep)| {
-                    let traffic = vtep.traffic;
-                    let (sent_frames, sent_octets) = (traffic.sent_frames, traffic.sent_octets);
-                    let (received_frames, received_octets) =
-                        (traffic.received_frames, traffic.received_octets);
-                    (number, sent_frames, sent_octets, received_frames, received_octets, counted(&vtep.drops))
-                };
-                known.map(row).collect()
-            })
+                sums.resize(lane.vteps.len(), None);
+                for (sum, vtep) in sums.iter_mut().zip(&lane.vteps) {
+                    let Some(vtep) = vtep else { continue };
+                    let Traffic { sent_frames, sent_octets, received_frames, received_octets } = vtep.traffic;
+                    let traffic = [sent_frames, sent_octets, received_frames, received_octets];
+                    let (known, drops) = sum.unwrap_or(([0; 4], [0; REASONS_MAX]));
+                    *sum = Some((summed(known, traffic), summed(drops, vtep.drops)));
+                }
+            });
+            let known = (0..).zip(sums).filter_map(|(number, sum)| Some((number, sum?)));
+            known.map(|(number, ([a, b, c, d], drops))| (number, a, b, c, d, counted(&drops))).collect()
         }
 
-        /// Remembered flows of each network, by its number.
+        /// How many lanes there are.
+        fn lanes(&self) -> usize {
+            self.core.lanes()
+        }
+
+        /// Remembered flows of each network, by its number; one that several lanes carry parts of counts for each.
         fn flow_counts(&self, py: Python<'_>) -> Vec<usize> {
-            self.look(py, |lane| lane.flow_counts())
+            let counts = self.look(py, |lane| lane.flow_counts());
+            let networks = 0..counts.first().map_or(0, Vec::len);
+            networks.map(|network| counts.iter().map(|counts| counts[network]).sum()).collect()
         }
 
         fn egress_flows<'py>(
             &self,
             py: Python<'py>,
+            lane: usize,
             network: u32,
             from: usize,
             count: usize,
         ) -> (Vec<FlowRow<'py>>, Option<usize>) {
-            let found = self
-                .look(py, |lane| lane.network(network).map(|network| slice(&network.egress, from, count)));
+            let found = self.change_one(py, lane, |lane| {
+                lane.network(network).map(|network| slice(&network.egress, from, count))
+            });
             rows(py, found)
         }
 
         fn ingress_flows<'py>(
             &self,
             py: Python<'py>,
+            lane: usize,
             vtep: u32,
             from: usize,
             count: usize,
         ) -> (Vec<FlowRow<'py>>, Option<usize>) {
-            let found = self.look(py, |lane| lane.vtep(vtep).map(|vtep| slice(&vtep.ingress, from, count)));
+            let found = self
+                .change_one(py, lane, |lane| lane.vtep(vtep).map(|vtep| slice(&vtep.ingress, from, count)));
             rows(py, found)
         }
     }
@@ -414,6 +485,10 @@ mod _native {
             DROP if (number as usize) < REASONS_MAX => Ok(Verdict::Drop(Reason(number as u8))),
             _ => Err(PyValueError::new_err(format!("expected a verdict, found ({kind}, {number})"))),
         }
+    }
+
+    fn summed<const N: usize>(one: [u64; N], other: [u64; N]) -> [u64; N] {
+        std::array::from_fn(|at| one[at] + other[at])
     }
 
     fn counted(drops: &Drops) -> Vec<(u8, u64)> {

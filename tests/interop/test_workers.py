@@ -1,0 +1,132 @@
+"""Several workers: each has a queue of every device and a socket on every port, and a flow stays on one.
+
+n1  weft, workers = 3 ──── veth ──── n2  kernel VXLAN, or weft with 2
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from support.lab import ROOT, BuildLab
+from support.serving import (
+    StartLab,
+    drops,
+    eventually,
+    refused,
+    view,
+)
+from support.traffic import echo_over_udp, tcp_counts, transfer, type_in
+
+from bench.lab import checks
+from bench.lab.namespaces import Daemon, Lab
+from bench.lab.topology import NodeKind, Topology, Underlay, UnderlayKind, segment
+from control.operator.build import native_obstacle
+from overlay.verdict import DropReason
+
+pytestmark = [
+    *ROOT,
+    pytest.mark.interop,
+    pytest.mark.skipif(native_obstacle() is not None, reason=f"no native engine: {native_obstacle()}"),
+]
+
+N1, N2 = ip_address("10.9.0.1"), ip_address("10.9.0.2")
+WORKERS = {"n1": 3, "n2": 2}
+TRANSFERS = 8
+OCTETS = 4_000_000
+
+
+def divided(peer: NodeKind, kind: UnderlayKind) -> Topology:
+    """Two nodes, those of weft with several workers."""
+    made = segment("workers", NodeKind.WEFT, peer, underlay=Underlay(kind))
+    nodes = tuple(
+        replace(node, settings={"node.workers": WORKERS[node.name]}) if node.kind is NodeKind.WEFT else node
+        for node in made.nodes
+    )
+    return replace(made, nodes=nodes)
+
+
+def worker_ticks(daemon: Daemon) -> dict[str, int]:
+    """How long each worker has run, in clock ticks, by its thread's number."""
+    ticks = {}
+    for task in Path(f"/proc/{daemon.process.pid}/task").iterdir():
+        name, _, facts = (task / "stat").read_text().partition("(")[2].rpartition(")")
+        if name == "weft-lane":
+            ticks[task.name] = sum(map(int, facts.split()[11:13]))
+    return ticks
+
+
+@pytest.fixture(params=[NodeKind.KERNEL_VXLAN, NodeKind.WEFT], ids=lambda peer: peer.value)
+def lab(request: pytest.FixtureRequest, start_lab: StartLab) -> Lab:
+    """Such nodes, running; a kernel peer on a wire, where all is cut and joined here."""
+    is_kernel = request.param is NodeKind.KERNEL_VXLAN
+    return start_lab(divided(request.param, UnderlayKind.WIRE_LIKE if is_kernel else UnderlayKind.VETH))
+
+
+def test_each_carries_some_flows_and_each_flow_is_carried_by_one(lab: Lab) -> None:
+    n1, n2 = lab["n1"], lab["n2"]
+    assert checks.ping(n1, N2, count=3).complete
+    before = {place: tcp_counts(place) for place in (n1, n2)}
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        out = [pool.submit(transfer, n1, n2, N2, OCTETS) for _ in range(TRANSFERS)]
+        back = [pool.submit(transfer, n2, n1, N1, OCTETS) for _ in range(TRANSFERS)]
+        assert all(each.result().is_intact for each in (*out, *back))
+    ticks = worker_ticks(lab.daemons["n1"])
+    assert len(ticks) == WORKERS["n1"]
+    assert sum(ticks_of > 0 for ticks_of in ticks.values()) > 1
+    for place, counted in before.items():
+        after = tcp_counts(place)
+        out_of_order = after["TCPOFOQueue"] - counted["TCPOFOQueue"]
+        segments = after["InSegs"] - counted["InSegs"]
+        assert out_of_order < segments / 50
+    payloads = [os.urandom(octets) for octets in (0, 1, 1400, 20_000)]
+    assert echo_over_udp(n1, n2, N2, payloads) == payloads
+
+
+def test_what_is_told_is_the_sum_of_all(lab: Lab) -> None:
+    daemon = lab.daemons["n1"]
+    assert "3 workers" in view(daemon, "status")["engine_reason"]
+    n1, n2 = lab["n1"], lab["n2"]
+    assert checks.ping(n1, N2, count=1).complete
+    before = drops(daemon)
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        list(pool.map(lambda _: transfer(n1, n2, N2, OCTETS), range(TRANSFERS)))
+    keys = [(flow["direction"], flow["src"], flow["dst"]) for flow in view(daemon, "flows")]
+    assert len(keys) == len(set(keys))
+    (peer,) = view(daemon, "peers")
+    assert peer["tx_octets"] > TRANSFERS * OCTETS
+    assert drops(daemon) == before
+
+
+def test_a_device_deleted_comes_back_with_all_its_queues(start_lab: StartLab) -> None:
+    lab = start_lab(divided(NodeKind.WEFT, UnderlayKind.VETH))
+    n1 = lab["n1"]
+    assert checks.ping(n1, N2, count=1).complete
+    type_in(n1, "ip link delete weft0")
+    eventually("it is back", lambda: checks.ping(n1, N2, count=1).complete)
+    assert "multi_queue" in n1.run(["ip", "-d", "link", "show", "weft0"]).stdout
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        assert all(pool.map(lambda _: transfer(n1, lab["n2"], N2, OCTETS).is_intact, range(TRANSFERS)))
+    assert drops(lab.daemons["n1"])[DropReason.INNER_MALFORMED] == 0
+
+
+def test_the_engine_in_python_has_one(build_lab: BuildLab, tmp_path: Path) -> None:
+    place = build_lab(segment("workers", NodeKind.BARE, NodeKind.BARE))["n1"]
+    flags = ["--vni", "42", "--peer", "192.0.2.2", "--workers", "2", "--engine", "python"]
+    status, told = refused(place, tmp_path / "n1", *flags)
+    assert status == 2
+    assert "node.workers: expected 1, found 2: the engine in Python has one thread" in told
+
+
+def test_a_device_made_with_one_queue_is_refused_with_what_to_do(build_lab: BuildLab, tmp_path: Path) -> None:
+    place = build_lab(segment("workers", NodeKind.BARE, NodeKind.BARE))["n1"]
+    type_in(place, "ip tuntap add weft0 mode tap vnet_hdr")
+    flags = ["--vni", "42", "--peer", "192.0.2.2", "--workers", "2", "--device", "weft0"]
+    flags += ["--underlay", "192.0.2.1"]
+    status, told = refused(place, tmp_path / "n1", *flags)
+    assert status == 2
+    assert "multi_queue" in told

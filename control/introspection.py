@@ -5,7 +5,7 @@ Nothing is kept for the views but the rates; they are made when somebody asks.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Container, Iterator, Mapping
+from collections.abc import AsyncGenerator, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,17 @@ class Parts:
     clock: Clock
     steering: Steering | None = None
     lag: LagWatch | None = None
+
+
+def joined(flows: Iterable[FlowStatistics]) -> Iterable[FlowStatistics]:
+    """One row of what several workers remember of the same two ends."""
+    found: dict[tuple[object, ...], FlowStatistics] = {}
+    for flow in flows:
+        place = (flow.network, flow.direction, flow.vtep, flow.key)
+        known = found.get(place, replace(flow, frames=0, octets=0))
+        frames, octets = flow.frames + known.frames, flow.octets + known.octets
+        found[place] = replace(flow, frames=frames, octets=octets, used_at=max(flow.used_at, known.used_at))
+    return found.values()
 
 
 class Introspector:
@@ -251,7 +262,7 @@ class Introspector:
                 octets=flow.octets,
                 idle_s=round(max(0.0, now - flow.used_at), 3),
             )
-            for flow in self._parts.datapath.flows()
+            for flow in joined(self._parts.datapath.flows())
         ]
 
     def _ends(self, flow: FlowStatistics) -> tuple[str, str]:

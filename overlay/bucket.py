@@ -30,7 +30,7 @@ class TokenBucket:
     def take(self, tokens: float, *, now: float) -> bool:
         """Whether that many were there; they are gone then.  A clock that went back refills nothing."""
         self.tokens = min(self.burst, self.tokens + max(0.0, now - self.filled_at) * self.rate)
-        self.filled_at = now
+        self.filled_at = max(self.filled_at, now)
         if self.tokens < tokens:
             return False
         self.tokens -= tokens

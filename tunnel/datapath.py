@@ -1,6 +1,6 @@
 """The two engines and the choice between them: explicit, with its reason, never an exception swallowed.
 
-    native   Rust, a thread of its own      `tunnel.nativedatapath`, where it was built
+    native   Rust, threads of its own       `tunnel.nativedatapath`, where it was built
     python   the specification              `tunnel.pydatapath`, everywhere
 
 `auto` is the native one wherever it was built and loads.
@@ -25,7 +25,7 @@ NATIVE, PYTHON, AUTO = "native", "python", "auto"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which engine carries, why that one, and with how many threads of its own."""
+    """Which engine carries, why that one, and with how many workers."""
 
     kind: str
     reason: str
@@ -75,7 +75,12 @@ def open_datapath(
             on_failure=on_failure,
             lanes=lanes,
         )
-        lanes.start()
+        try:
+            lanes.start()
+        except OSError as error:
+            datapath.close()
+            why = f"its {choice.workers} threads could not be started: {error.strerror}"
+            raise DatapathUnavailableError(NATIVE, why) from error
         return datapath
     return PythonDatapath(
         tables,

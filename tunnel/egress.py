@@ -57,6 +57,7 @@ _FRAME = struct.Struct("!12s H x B 4x H x B 2x 12s 9x B")
 
 # What a full queue looks like, and a device that is gone.
 FULL = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM))
+OWN = FULL | {errno.EPERM}
 GONE = frozenset((errno.EBADFD, errno.EBADF, errno.ENODEV, errno.ENXIO))
 NO_SEGMENTATION = frozenset((errno.EIO, errno.EINVAL))  # no checksum offload on the way; a driver's refusal
 
@@ -375,15 +376,18 @@ class Egress:
 
         QUIRK(linux): with IP_RECVERR a send may report what befell an earlier datagram, its own not having
         been tried.  The report clears the error, but the next one may be there already: what every one of
-        SEND_TRIES says is the truth.
+        SEND_TRIES says is believed.  A rule's EPERM is never another's, and EMSGSIZE hardly twice.
         """
         for _ in range(1, SEND_TRIES if vtep.senders else 1):
-            if error.errno in FULL or (batch.count > 1 and error.errno in NO_SEGMENTATION):
+            if error.errno in OWN or (batch.count > 1 and error.errno in NO_SEGMENTATION):
                 break
             try:
                 self._send(vtep, batch)
             except OSError as another:
+                is_narrow = another.errno == error.errno == errno.EMSGSIZE
                 error = another
+                if is_narrow:
+                    break
             else:
                 self._sent(network, vtep, batch)
                 return

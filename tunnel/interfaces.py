@@ -410,7 +410,7 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class FlowStatistics:
-    """One remembered verdict.
+    """One remembered verdict, or what one of several workers remembers of it.
 
     Attributes:
         key: Destination and source MAC as in the frame, 12 octets; of packets the destination's subnet, on

@@ -181,7 +181,7 @@ class Port:
         self.overruns_seen = self.overruns()
 
     def overruns(self) -> int:
-        """As one socket counts them."""
+        """Of all of them together."""
         return sum(socket.overruns() for socket in self.sockets)
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """The native engine, as the loop sees it: it carries by itself; here it is programmed, answered, looked at.
 
-    device ─▶ Rust lane ─▶ underlay        its own thread, which never asks for Python's lock
+    device ─▶ Rust lane ─▶ underlay        its worker is a thread that never asks for Python's lock
                │      ▲                    (with `workers`, several: each its queue, its socket, its flows)
         bell, questions │ answers, forgets, routes
                ▼      │
@@ -10,9 +10,9 @@ The same five verbs as `tunnel.pydatapath`, which is the specification: reads, l
 asks.  Descriptors are opened, probed and closed by the same Python objects as ever (`tunnel.tap`,
 `tunnel.underlay`); a lane borrows their numbers between `attach` and `detach`.
 
-Whatever is changed here is in place, in every lane, when the call returns: a call waits for each lane's turn
-to end, at most about a millisecond.  Decisions are made on this thread, so nothing can be forgotten between a
-decision and its being remembered.
+Whatever is changed here is in place, in every lane, when the call returns: a call waits for every lane's turn
+to end, which takes about a millisecond at most, all of them together.  Decisions are made on this thread, so
+nothing can be forgotten between a decision and its being remembered.
 
 Over 500 lines: it is the whole of the lane's other side, and each part needs the numbers of all others.
 
@@ -153,6 +153,7 @@ class NativeDatapath:
 
         Raises:
             DeviceError: Its port cannot be bound.
+            OSError: The kernel refused to watch its device or port.  Nothing of it is left then.
         """
         number = self._lanes.add_network(
             None if attachment.vni is None else int(attachment.vni),
@@ -165,21 +166,20 @@ class NativeDatapath:
         network = Network(number, attachment, device, attachment.overlay_mtu, device.overruns())
         if attachment.vni is None:
             network.router = packet_decider(attachment)
+        self._networks[network.id] = network
         try:
             for underlay in self._underlays:
                 self._open_port(underlay, network).networks[network.wire_id] = network
-        except DeviceError:
-            self._leave_ports(network)
-            self._lanes.remove_network(number)
+            tables = self._tables[network.id]
+            for vtep in tables.vteps.values():
+                self._program_vtep(network, vtep)
+            self._program_flood(network)
+            self._program_subnets(network)
+            self._listen(network)
+            self._use_device(network, device, attachment.overlay_mtu)
+        except (DeviceError, OSError):
+            self.detach(network.id)
             raise
-        self._networks[network.id] = network
-        tables = self._tables[network.id]
-        for vtep in tables.vteps.values():
-            self._program_vtep(network, vtep)
-        self._program_flood(network)
-        self._program_subnets(network)
-        self._listen(network)
-        self._use_device(network, device, attachment.overlay_mtu)
 
     def detach(self, network: NetworkId) -> None:
         """Stops carrying it, and drops what waits for a verdict."""
@@ -209,7 +209,7 @@ class NativeDatapath:
                 self._program_vtep(network, vtep)
 
     def close(self) -> None:
-        """Detaches every network, closes the ports and ends the worker.  Idempotent."""
+        """Detaches every network, closes the ports and ends the workers.  Idempotent."""
         for network in tuple(self._networks):
             self.detach(network)
         if self._closed:
@@ -314,7 +314,8 @@ class NativeDatapath:
             return
         try:
             self._lanes.use_door(route.number, door.fileno(), hop)
-        except OSError:  # its TAP was closed just now: a survey follows
+        except OSError:  # its TAP was closed just now: a survey follows; or no descriptor is left
+            route.door = None
             self._lanes.without_door(route.number)
 
     def _program_flood(self, network: Network) -> None:
@@ -522,6 +523,7 @@ class NativeDatapath:
         """Shows it every frame sent, delivered or dropped from now on; a moment later, from the reactor.
 
         A lane does not wait for observers: of a flood it keeps 8 MiB for them, and the rest goes unseen.
+        What several lanes have kept is shown one after the other.
         """
         self._show()
         self._observers.append(observer)
@@ -544,41 +546,32 @@ class NativeDatapath:
         """Every remembered verdict."""
         for network in tuple(self._networks.values()):
             for row in self._remembered(self._lanes.egress_flows, network.number):
-                yield self._flow(network, Direction.EGRESS, None, row)
+                yield from self._flow(network, Direction.EGRESS, None, row)
             for route in tuple(network.routes.values()):
                 for row in self._remembered(self._lanes.ingress_flows, route.number):
-                    yield self._flow(network, Direction.INGRESS, route.id, row)
+                    yield from self._flow(network, Direction.INGRESS, route.id, row)
 
     def _remembered(self, look: Look, number: int) -> Iterator[_native.FlowRow]:
-        """One row a key: lanes may share what two addresses say to each other, connection by connection."""
-        lanes = self._lanes.lanes()
-        if lanes == 1:
-            yield from _sliced(look, 0, number)
-            return
-        joined: dict[bytes, _native.FlowRow] = {}
-        for lane in range(lanes):
-            for row in _sliced(look, lane, number):
-                key, kind, of, frames, octets, used_at = row
-                _, _, _, more_frames, more_octets, also_used_at = joined.get(
-                    key, (key, kind, of, 0, 0, used_at)
-                )
-                used_at = max(used_at, also_used_at)
-                joined[key] = (key, kind, of, frames + more_frames, octets + more_octets, used_at)
-        yield from joined.values()
+        """The rows of that flow table in every lane."""
+        for lane in range(self._lanes.lanes()):
+            yield from _sliced(look, lane, number)
 
     def _flow(
         self, network: Network, direction: Direction, vtep: VtepId | None, row: _native.FlowRow
-    ) -> FlowStatistics:
+    ) -> Iterator[FlowStatistics]:
+        """A row in words; none for one whose VTEP left since it was looked at."""
         row_key, kind, number, frames, octets, used_at = row
         key = network.key_of(row_key, direction)
         verdict: Verdict = Deliver()
         if kind == ENCAPSULATE:
+            if number not in self._routes:
+                return
             verdict = Encapsulate(self._routes[number].id)
         elif kind == REPLICATE:
             verdict = Replicate(EVERY_VTEP)
         elif kind == DROP:
             verdict = Drop(REASONS[number])
-        return FlowStatistics(network.id, direction, vtep, key, verdict, frames, octets, used_at)
+        yield FlowStatistics(network.id, direction, vtep, key, verdict, frames, octets, used_at)
 
     def activity(self, *, since: float) -> Iterator[Activity]:
         """The source MACs that ingress flows have carried at or after `since`."""

@@ -78,7 +78,12 @@ RINGS_PER_DRAIN = 1024
 
 @dataclass(frozen=True, slots=True)
 class LinkFacts:
-    """A device as it is.  `kind` is what `ip link add type` calls it (`veth`, `tun`), "" for hardware."""
+    """A device as it is.
+
+    Attributes:
+        kind: What `ip link add type` calls it (`veth`, `tun`), "" for hardware.
+        queues: Of a TAP or TUN that may have several: how many somebody holds.
+    """
 
     name: str
     index: int
@@ -87,6 +92,7 @@ class LinkFacts:
     up: bool
     kind: str
     txqueuelen: int
+    queues: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +235,7 @@ def _link_facts(message: Any) -> LinkFacts:
         up=bool(message["flags"] & IFF_UP),
         kind=message.get(("linkinfo", "kind")) or "",
         txqueuelen=message.get("IFLA_TXQLEN") or 0,
+        queues=message.get(("linkinfo", "data", "tun_num_queues")) or 0,
     )
 
 

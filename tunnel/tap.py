@@ -41,6 +41,7 @@ from typing import TypeVar
 
 from overlay.addr import MAC_LENGTH, Mac
 from overlay.errors import DeviceError
+from tunnel import netlink
 from tunnel.interfaces import Buffer
 
 try:
@@ -101,6 +102,9 @@ def open_tun(name: str, *, super_frames: bool, queues: int = 1) -> Tun:
 
 
 def _open(kind: type[AnyTap], name: str, *, super_frames: bool, queues: int) -> AnyTap:
+    if queues > 1 and (found := netlink.link(name)) is not None and found.queues:
+        # QUIRK(linux): of a device with several queues anybody may open one more.
+        raise _refused(name, OSError(errno.EBUSY, os.strerror(errno.EBUSY)))
     for mask in (SUPER_FRAMES_AND_USO, SUPER_FRAMES) if super_frames else ():
         try:
             return kind(name, offload_mask=mask, queues=queues)
@@ -150,6 +154,7 @@ class Tap:
             fcntl.ioctl(self._fd, TUNSETOFFLOAD, offload_mask)
             for _ in range(1, queues):
                 self._others.append(_create(self._name, flags))
+            self.set_carrier(up=False)  # QUIRK(linux): every opening of a queue gives the device its carrier
         except OSError as error:
             self._close_queues()
             why = f"this kernel refused the TAP's header, carrier, queues or offloads {offload_mask:#x}"
@@ -334,7 +339,7 @@ def _refused(name: str, error: OSError) -> DeviceError:
         return DeviceError(
             name,
             number,
-            why="the name belongs to a device that is no TAP, or to one made for another number of queues",
+            why="the name belongs to a device that is no TAP, or to one made with one queue or several",
             advice=f"look at it with: ip -d link show {name}; several `workers` want multi_queue on, one "
             "wants it off; or choose another `device`",
         )

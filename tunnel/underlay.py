@@ -12,7 +12,7 @@ port is dropped by a filter in the kernel and wakes nobody.  What does arrive th
 the error queue, and they have a sting:
 
     A queued error also fails the *next* send on that socket, towards whomever, with its errno.  That
-    datagram was not sent.  Drain `refusals()` and send it once more before believing it.
+    datagram was not sent.  Drain `refusals()` and send it again before believing it.
 
 `UdpUnderlay.fileno()` becomes readable when errors wait.  It is an epoll descriptor over the pool
 because uvloop stops watching a socket for good once it has shown EPOLLERR (seen with uvloop 0.23).
@@ -61,6 +61,7 @@ IPV6_RECVERR = 25
 IPV6_FREEBIND = 78
 PMTUDISC_DO = 2  # IP_PMTUDISC_DO and IPV6_PMTUDISC_DO
 UDP_NO_CHECK6_RX = 102
+SO_BINDTOIFINDEX = 62
 UDP_SEGMENT = 103
 UDP_GRO = 104
 SO_EE_ORIGIN_ICMP = 2
@@ -99,7 +100,9 @@ class _Bound:
         return self._socket.fileno()
 
     def tie(self, device: str) -> None:
-        """Binds the socket to the device by name, which also renews the index a scoped bind() noted."""
+        """Binds the socket to the device by name, unless the index a scoped bind() noted is still its."""
+        if self._socket.getsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX) == _index(device):
+            return
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
 
     def close(self) -> None:
@@ -268,24 +271,32 @@ class UdpUnderlay:
                 port.join_datagrams(is_on=is_on)
         return is_on
 
-    def open_port(self, port: int) -> UdpPort:
-        """Binds (address, port) for receiving; closed with the underlay, or before."""
-        return self._open_port(port)
+    def open_port(self, port: int, *, shared: bool = False) -> UdpPort:
+        """Binds (address, port) for receiving, alone or with others; closed with the underlay, or before."""
+        opened = UdpPort(self._bound_socket(port, RECEIVING, shared=shared), port)
+        opened.join_datagrams(is_on=self.ladder.is_on(Feature.UDP_GRO))
+        self._ports = [other for other in self._ports if other.fileno() >= 0] + [opened]
+        return opened
 
     def open_ports(self, port: int, count: int) -> tuple[UdpPort, ...]:
         """As many sockets that share the port; the kernel has one sender's port and ours on one of them."""
-        return self._open_several(self._open_port, port, count)
+        return self._open_several(self.open_port, port, count)
 
-    def open_exchange(self, port: int) -> UdpExchange:
-        """Binds (address, port) for both ways; closed with the underlay, or before."""
-        return self._open_exchange(port)
+    def open_exchange(self, port: int, *, shared: bool = False) -> UdpExchange:
+        """Binds (address, port) for both ways, alone or with others; closed with the underlay, or before."""
+        opened = UdpExchange(self._bound_socket(port, EXCHANGING, shared=shared), port)
+        self._errors.register(opened.errors_fileno, 0)
+        opened.join_datagrams(is_on=self.ladder.is_on(Feature.UDP_GRO))
+        self._exchanges = [other for other in self._exchanges if other.fileno() >= 0] + [opened]
+        self._ports = [other for other in self._ports if other.fileno() >= 0] + [opened]
+        return opened
 
     def open_exchanges(self, port: int, count: int) -> tuple[UdpExchange, ...]:
         """As many of them, as `open_ports`."""
-        return self._open_several(self._open_exchange, port, count)
+        return self._open_several(self.open_exchange, port, count)
 
     def _open_several(self, open_one: Callable[..., AnyPort], port: int, count: int) -> tuple[AnyPort, ...]:
-        """Who shares a port shares it with everybody of his user, so it must be free before."""
+        """As many of one kind.  Who shares a port shares it with all of his user: it must be free before."""
         if count == 1:
             return (open_one(port),)
         self._bound_socket(port, PROBING).close()
@@ -295,20 +306,6 @@ class UdpUnderlay:
             )
             opened.pop_all()
         return ports
-
-    def _open_port(self, port: int, *, shared: bool = False) -> UdpPort:
-        opened = UdpPort(self._bound_socket(port, RECEIVING, shared=shared), port)
-        opened.join_datagrams(is_on=self.ladder.is_on(Feature.UDP_GRO))
-        self._ports = [other for other in self._ports if other.fileno() >= 0] + [opened]
-        return opened
-
-    def _open_exchange(self, port: int, *, shared: bool = False) -> UdpExchange:
-        opened = UdpExchange(self._bound_socket(port, EXCHANGING, shared=shared), port)
-        self._errors.register(opened.errors_fileno, 0)
-        opened.join_datagrams(is_on=self.ladder.is_on(Feature.UDP_GRO))
-        self._exchanges = [other for other in self._exchanges if other.fileno() >= 0] + [opened]
-        self._ports = [other for other in self._ports if other.fileno() >= 0] + [opened]
-        return opened
 
     def sockaddr(self, address: IpAddress, port: int) -> SockAddr:
         """Where to send for this address; element 0 is also how a datagram from there names its sender.
@@ -353,7 +350,9 @@ class UdpUnderlay:
     def rebind(self) -> None:
         """Ties a link-local address's sockets to its device as it is now.  Idempotent; others need none.
 
-        The same descriptors go on, so nothing that watches them has to be told.
+        The same descriptors go on, so nothing that watches them has to be told.  Sockets that share a port
+        each have their senders until then; afterwards one of them has all (QUIRK(linux): tying a socket takes
+        it out of its group).
 
         Raises:
             DeviceError: The device is not there, or CAP_NET_RAW is missing.

@@ -5,7 +5,7 @@
 
 A pair keeps a TAP's contract: one read is one frame behind its virtio header.  Loopback delivers before a
 send returns, and nothing here has a thread: `settle` turns loop and lane until both are still, so a run is
-the same run every time.
+the same run every time, but for which of several workers has a VTEP's datagrams.
 """
 
 from __future__ import annotations

@@ -470,7 +470,7 @@ def test_a_full_socket_is_not_tried_again(make_engine: MakeEngine, number: int, 
     assert len(engine.sent) == 1
 
 
-@pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EPERM])
+@pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH])
 @pytest.mark.parametrize("earlier", [1, SEND_TRIES - 1])
 def test_refusals_of_earlier_datagrams_do_not_lose_this_one(
     make_engine: MakeEngine, earlier: int, number: int
@@ -499,6 +499,16 @@ def test_a_send_refused_time_and_again_is_lost_for_the_last_reason(
     engine.underlay.send_errors.extend([*refused, os_error(last)])
     engine.from_device(OUT, OUT)
     assert engine.drops_of(VTEP_B) == engine.drops() == {reason: 1}
+    assert len(engine.sent) == 1
+
+
+@pytest.mark.parametrize(("number", "tries"), [(errno.EPERM, 1), (errno.EMSGSIZE, 2)])
+def test_what_is_said_of_this_very_datagram_is_believed_at_once(
+    make_engine: MakeEngine, number: int, tries: int
+) -> None:
+    engine = bound(make_engine)
+    engine.underlay.send_errors.extend([os_error(number)] * tries)
+    engine.from_device(OUT, OUT)
     assert len(engine.sent) == 1
 
 
@@ -534,7 +544,7 @@ def test_a_path_found_narrow_is_asked_for_and_told(make_engine: MakeEngine) -> N
     engine = make_engine()
     engine.bind(MAC_B)
     engine.underlay.paths[str(VTEP_B)] = 1400
-    engine.underlay.send_errors.extend([os_error(errno.EMSGSIZE)] * SEND_TRIES)
+    engine.underlay.send_errors.extend([os_error(errno.EMSGSIZE)] * 2)
     engine.from_device(long_echo(1450))
     assert Ether(engine.device.frames[0])["ICMP"].nexthopmtu == 1350
     engine.from_device(long_echo(1351), long_echo(1350))  # the first is not even tried
@@ -560,7 +570,7 @@ def test_a_narrow_path_is_asked_again_after_a_while(make_engine: MakeEngine) -> 
 def test_a_path_that_is_gone_is_not_called_narrow(make_engine: MakeEngine) -> None:
     engine = bound(make_engine)
     engine.underlay.paths[str(VTEP_B)] = 0
-    engine.underlay.send_errors.extend([os_error(errno.EMSGSIZE)] * SEND_TRIES)
+    engine.underlay.send_errors.extend([os_error(errno.EMSGSIZE)] * 2)
     engine.from_device(OUT, OUT)
     assert len(engine.sent) == 1
 

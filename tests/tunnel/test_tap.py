@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from tunnel.tap import (
     TUNSETOFFLOAD,
     Tap,
     Tun,
+    open_tap,
     open_tun,
 )
 
@@ -156,8 +158,9 @@ def test_the_kernel_numbers_a_name_with_a_percent_d(creator: str) -> None:
         tap.close()
 
 
-def test_a_new_device_has_no_carrier_until_it_is_given_one(host: Namespace) -> None:
-    tap = Tap("weft0")
+@pytest.mark.parametrize("queues", [1, 4])
+def test_a_new_device_has_no_carrier_until_it_is_given_one(host: Namespace, queues: int) -> None:
+    tap = Tap("weft0", queues=queues)
     host.run("ip link set weft0 up")
     assert "NO-CARRIER" in link(host)["flags"]
     tap.set_carrier(up=True)
@@ -362,8 +365,7 @@ def test_a_flow_comes_out_of_the_queue_its_answers_were_written_to(host: Namespa
             os.write(queue, NO_GSO + bytes(came / UDP(sport=9, dport=port) / b"there"))
             assert bound.recv(9) == b"there"
             bound.sendto(b"back", ("10.9.0.2", 9))
-            frames = [os.read(each, 2048) for each in tap.queues if each == queue]
-            assert frames[0].endswith(b"back")
+            assert os.read(queue, 2048).endswith(b"back")
             for other in set(tap.queues) - {queue}:
                 raised(errno.EAGAIN, lambda other=other: os.read(other, 2048))  # type: ignore[misc]
     tap.close()
@@ -371,6 +373,16 @@ def test_a_flow_comes_out_of_the_queue_its_answers_were_written_to(host: Namespa
     for queue in (first, *others):
         raised(errno.EBADF, lambda queue=queue: os.fstat(queue))  # type: ignore[misc]
     assert "weft0" not in host.run("ip -o link")
+
+
+@pytest.mark.usefixtures("host")
+def test_a_tap_whose_queues_somebody_holds_is_busy() -> None:
+    with closing(open_tap("weft0", super_frames=True, queues=2)) as held:
+        with pytest.raises(DeviceError) as caught:
+            open_tap("weft0", super_frames=True, queues=2)
+        assert (caught.value.errno, caught.value.device) == (errno.EBUSY, "weft0")
+        assert held.offload_mask
+    open_tap("weft0", super_frames=False, queues=2).close()
 
 
 def test_a_tap_made_with_one_queue_is_refused_with_what_to_do(host: Namespace) -> None:

@@ -467,6 +467,23 @@ def test_sockets_that_share_a_port_each_have_their_senders(
             str(sender.port).encode() for sender in there.senders for _ in range(3)
         )
         assert all(each.count(told) == 3 for each in senders for told in each)
+        assert sum(map(bool, senders)) > 1
+
+
+def test_sockets_that_share_a_port_still_do_when_their_device_is_looked_at_again(
+    near: Namespace, far: Namespace
+) -> None:
+    with (
+        opened("fe80::1%w0", host=near) as here,
+        opened("fe80::2%w0", host=far) as there,
+    ):
+        ports = here.open_ports(PORT, 4)
+        here.rebind()
+        with far:
+            to = there.sockaddr(here.address, PORT)
+        for sender in there.senders:
+            sender.send(b"here", to)
+        assert sum(any(arrivals(port)) for port in ports) > 1
 
 
 @pytest.mark.usefixtures("near")

@@ -35,7 +35,7 @@ impl TokenBucket {
     /// Whether that many were there; they are gone then.  A clock that went back refills nothing.
     pub fn take(&mut self, tokens: f64, now: f64) -> bool {
         self.tokens = self.burst.min(self.tokens + (now - self.filled_at).max(0.0) * self.rate);
-        self.filled_at = now;
+        self.filled_at = self.filled_at.max(now); // another lane's turn may have begun before
         let is_there = self.tokens >= tokens;
         if is_there {
             self.tokens -= tokens;
@@ -132,6 +132,15 @@ mod tests {
         assert_eq!(granted, 50);
         assert!(buckets.take(2, 0.0));
         assert!(buckets.take(1, 1.0));
+    }
+
+    #[test]
+    fn a_turn_that_began_earlier_refills_nothing_twice() {
+        let mut bucket = TokenBucket::full(10.0, 100.0, 0.0);
+        assert!(bucket.take(100.0, 0.0));
+        assert!(bucket.take(10.0, 1.0));
+        assert!(!bucket.take(1.0, 0.5));
+        assert!(!bucket.take(1.0, 1.0));
     }
 
     #[test]

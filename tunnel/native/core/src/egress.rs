@@ -469,7 +469,7 @@ impl Lane {
     ///
     /// QUIRK(linux): with IP_RECVERR a send may report what befell an earlier datagram, its own not having been
     /// tried.  The report clears the error, but the next one may be there already: what every one of SEND_TRIES says is
-    /// the truth.
+    /// believed.  A rule's EPERM is never another's, and EMSGSIZE hardly twice.
     fn send_again(
         &mut self,
         vtep: u32,
@@ -482,12 +482,17 @@ impl Lane {
         let mut number = errno(&error);
         let is_several = message.count > 1;
         for _ in 1..if sender.is_some() { SEND_TRIES } else { 1 } {
-            if is_full(number) || (is_several && is_no_segmentation(number)) {
+            if is_full(number) || number == libc::EPERM || (is_several && is_no_segmentation(number)) {
                 break;
             }
             match send(sender, &address, std::slice::from_ref(message), buffers) {
                 Ok(_) => return self.sent(vtep, message, buffers),
-                Err(another) => number = errno(&another),
+                Err(another) => {
+                    let before = std::mem::replace(&mut number, errno(&another));
+                    if (before, number) == (libc::EMSGSIZE, libc::EMSGSIZE) {
+                        break;
+                    }
+                }
             }
         }
         let datagrams = message.datagrams(buffers);

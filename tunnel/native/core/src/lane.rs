@@ -284,7 +284,7 @@ impl Book {
 /// A device as one lane uses it.
 #[derive(Clone, Copy, Debug)]
 pub struct Device {
-    /// One of its queues; -1: there is none just now.
+    /// One of its queues.
     pub fd: RawFd,
     /// Whether what comes out of that queue is this lane's to carry.
     pub is_heard: bool,

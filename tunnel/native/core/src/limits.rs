@@ -19,7 +19,7 @@ impl<T> Shared<T> {
         Shared(Arc::new(Mutex::new(value)))
     }
 
-    /// It, for as long as the guard lives.  Whole even after a panic: nothing here is changed in two steps.
+    /// It, for as long as the guard lives.  After a panic too: nobody carries by it any more.
     pub fn hold(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

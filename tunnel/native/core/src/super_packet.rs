@@ -5,6 +5,7 @@
 //! what a socket would send.  Outer UDP checksum: the folded pseudo-header sum where the card finishes it, else zero.
 
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use crate::checksum::{WORD_MAX, folded, negative, word_sum};
 use crate::lane::HEADER_LENGTH;
@@ -45,7 +46,7 @@ pub struct Hop {
 
 /// The super door to one VTEP: a descriptor of our own to the inject TAP, and the headers.
 pub struct SuperDoor {
-    tap: Owned,
+    tap: Arc<Owned>,
     hop: Hop,
     header: [u8; LENGTH_MAX],
     length: usize,
@@ -58,12 +59,17 @@ pub struct SuperDoor {
 }
 
 impl SuperDoor {
-    /// The door through this TAP, whose descriptor is duplicated: it may be closed at any time.
-    pub fn new(tap: RawFd, hop: Hop) -> std::io::Result<SuperDoor> {
+    /// As many doors through this TAP, whose descriptor is duplicated: it may be closed at any time.
+    pub fn open(tap: RawFd, hop: &Hop, doors: usize) -> std::io::Result<Vec<SuperDoor>> {
+        let tap = Arc::new(Owned::duplicate(tap)?);
+        Ok((0..doors).map(|_| SuperDoor::new(tap.clone(), hop.clone())).collect())
+    }
+
+    fn new(tap: Arc<Owned>, hop: Hop) -> SuperDoor {
         let flags = NEEDS_CSUM | if hop.has_checksum { UDP_TUNNEL_CSUM } else { 0 };
         let addresses = word_sum(&hop.source) + word_sum(&hop.destination);
         let mut door = SuperDoor {
-            tap: Owned::duplicate(tap)?,
+            tap,
             length: 0,
             header: [0; LENGTH_MAX],
             flags,
@@ -74,7 +80,7 @@ impl SuperDoor {
             hop,
         };
         door.put_fixed();
-        Ok(door)
+        door
     }
 
     fn is_v4(&self) -> bool {
@@ -195,7 +201,7 @@ mod tests {
             port: 4789,
             source_ports: vec![50_000, 50_001],
         };
-        SuperDoor::new(0, hop).unwrap()
+        SuperDoor::open(0, &hop, 1).unwrap().remove(0)
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::vnet::Vnet;
 
 const PENDING_FRAMES_MAX: usize = 64;
 const PENDING_OCTETS_MAX: usize = 256 * 1024;
-/// Octets that may wait in all pending flows together, and questions that may be open.
+/// Octets that may wait in all pending flows of a lane together, and questions that may be open.
 const HELD_OCTETS_MAX: usize = 32 << 20;
 const QUESTIONS_MAX: usize = 1 << 16;
 const TIMEOUT_SECONDS: f64 = 1.0;
@@ -198,7 +198,9 @@ impl Lane {
         if let (Some(key), Some(table)) = (key, self.table(owner)) {
             table.pending.insert(key, number);
         }
-        self.ring_if_quiet();
+        if self.asked.is_empty() {
+            self.bell.ring();
+        }
         self.asked.push_back(number);
         number
     }
@@ -206,14 +208,11 @@ impl Lane {
     /// Tells the loop thread something.
     pub(crate) fn notice(&mut self, notice: Notice) {
         if self.notices.len() < NOTICES_MAX {
-            self.ring_if_quiet();
+            // Each kind by itself: the loop thread takes questions first, and new ones may come before it takes these.
+            if self.notices.is_empty() {
+                self.bell.ring();
+            }
             self.notices.push_back(notice);
-        }
-    }
-
-    fn ring_if_quiet(&self) {
-        if self.asked.is_empty() && self.notices.is_empty() {
-            self.bell.ring();
         }
     }
 

@@ -1,17 +1,17 @@
-//! Workers: each one thread for both directions, run to completion, off every other lock.
+//! Workers: each one thread for both directions, run to completion, off the interpreter's lock.
 //!
 //! ```text
 //! drain both directions ─▶ nothing there? poll a while, giving the core away ─▶ sleep until something comes
 //! ```
 //!
-//! Each has a lane of its own: its queue of every device, its socket of every port, its flows.  The kernel gives a flow
-//! to one queue and one socket, so one flow is on one thread and workers have nothing to say to each other.
+//! Each has a lane of its own: its queue of every device, its socket of every port, its flows.  The kernel gives each
+//! direction of a flow to one queue or socket, so it is on one thread, and what lanes share is limits (`limits.rs`).
 //!
 //! Waking another core costs a few microseconds on one machine and fifty on another; a thread that polls for a bounded
 //! time with `sched_yield` between is not asleep when the answer comes.  Whether that pays is learnt from the recent
 //! past: work that came within the time a poll covers speaks for it, work that came later against.
 //!
-//! A panic ends its worker, marks the lane as broken, and rings the bell: the loop thread brings the daemon to an end
+//! A panic ends every worker, marks the lane as broken, and rings the bell: the loop thread brings the daemon to an end
 //! that is explained.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,6 +39,7 @@ pub struct Engine {
 /// What all workers of an engine share.
 struct House {
     is_stopping: AtomicBool,
+    wakes: Vec<Arc<Bell>>,
     bell: Arc<Bell>,
     failure: Mutex<Option<String>>,
     is_to_break: AtomicBool,
@@ -49,7 +50,7 @@ struct Worker {
     /// How many others want the lane.
     wanted: AtomicUsize,
     waiter: Arc<Waiter>,
-    wake: Bell,
+    wake: Arc<Bell>,
     house: Arc<House>,
 }
 
@@ -60,15 +61,17 @@ pub struct Broken(pub String);
 impl Engine {
     /// One with so many workers, at least one.  It carries nothing yet, and they are not started.
     pub fn new(bounds: Bounds, workers: usize) -> std::io::Result<Engine> {
+        let wakes = (0..workers.max(1)).map(|_| Bell::new().map(Arc::new));
         let house = Arc::new(House {
             is_stopping: AtomicBool::new(false),
+            wakes: wakes.collect::<std::io::Result<_>>()?,
             bell: Arc::new(Bell::new()?),
             failure: Mutex::new(None),
             is_to_break: AtomicBool::new(false),
         });
         let meter = Shared::new(Meter::new(sys::now()));
-        let new = |_| Worker::new(&house, meter.clone(), bounds).map(Arc::new);
-        let workers = (0..workers.max(1)).map(new).collect::<std::io::Result<_>>()?;
+        let new = |wake: &Arc<Bell>| Worker::new(wake, &house, meter.clone(), bounds).map(Arc::new);
+        let workers = house.wakes.iter().map(new).collect::<std::io::Result<_>>()?;
         Ok(Engine { workers, house, threads: Mutex::new(vec![]) })
     }
 
@@ -84,10 +87,7 @@ impl Engine {
 
     /// Stops the workers and waits for them.  Idempotent.
     pub fn stop(&self) {
-        self.house.is_stopping.store(true, Ordering::SeqCst);
-        for worker in &self.workers {
-            worker.wake.ring();
-        }
+        self.house.stop();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             let _ = thread.join(); // its panic was noted
@@ -119,24 +119,32 @@ impl Engine {
         self.house.failure()
     }
 
-    /// Makes the first worker panic at its next turn.  For tests of what comes then.
+    /// Makes the last worker panic at its next turn.  For tests of what comes then.
     pub fn break_on_purpose(&self) {
         self.house.is_to_break.store(true, Ordering::SeqCst);
-        self.workers[0].wake.ring();
+        if let Some(wake) = self.house.wakes.last() {
+            wake.ring();
+        }
     }
 
     /// Does something with one lane, its worker held off: at most for the rest of its turn are we.
     pub fn with_lane<T>(&self, number: usize, work: impl FnOnce(&mut Lane) -> T) -> Result<T, Broken> {
-        self.workers[number].with_lane(work)
+        let worker = &self.workers[number];
+        worker.wanted.fetch_add(1, Ordering::SeqCst);
+        worker.with_lane(work)
     }
 
-    /// Does something with each lane in turn.
+    /// Does something with each lane in turn, those beside a broken one too.
     pub fn with_each_lane<T>(&self, mut work: impl FnMut(&mut Lane) -> T) -> Result<Vec<T>, Broken> {
-        self.workers.iter().map(|worker| worker.with_lane(&mut work)).collect()
+        for worker in &self.workers {
+            worker.wanted.fetch_add(1, Ordering::SeqCst); // their turns end while we are at the first
+        }
+        let said: Vec<_> = self.workers.iter().map(|worker| worker.with_lane(&mut work)).collect();
+        said.into_iter().collect()
     }
 
-    /// The same though one may be broken: to look at, no more.
-    pub fn with_any_lane<T>(&self, mut work: impl FnMut(&mut Lane) -> T) -> Vec<T> {
+    /// Looks at each lane in turn, though one may be broken.
+    pub fn look_at_each_lane<T>(&self, mut work: impl FnMut(&mut Lane) -> T) -> Vec<T> {
         let look = |worker: &Arc<Worker>| {
             worker.wanted.fetch_add(1, Ordering::SeqCst);
             let mut lane = worker.lane.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,13 +162,23 @@ impl Drop for Engine {
 }
 
 impl House {
-    fn note_failure(&self, panic: &(dyn std::any::Any + Send)) -> String {
+    fn stop(&self) {
+        self.is_stopping.store(true, Ordering::SeqCst);
+        for wake in &self.wakes {
+            wake.ring();
+        }
+    }
+
+    /// One worker broke: none goes on, for what is changed from now on does not reach its lane.
+    fn break_down(&self, panic: &(dyn std::any::Any + Send)) -> Broken {
         let said = panic.downcast_ref::<&str>().map(|said| (*said).to_owned());
         let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
         let said = said.unwrap_or_else(|| "no reason given".into());
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(said.clone());
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = failure.get_or_insert(said).clone();
+        self.stop();
         self.bell.ring();
-        said
+        Broken(first)
     }
 
     fn failure(&self) -> Option<String> {
@@ -169,34 +187,35 @@ impl House {
 }
 
 impl Worker {
-    fn new(house: &Arc<House>, meter: Shared<Meter>, bounds: Bounds) -> std::io::Result<Worker> {
-        let (waiter, wake) = (Arc::new(Waiter::new()?), Bell::new()?);
+    fn new(
+        wake: &Arc<Bell>,
+        house: &Arc<House>,
+        meter: Shared<Meter>,
+        bounds: Bounds,
+    ) -> std::io::Result<Worker> {
+        let waiter = Arc::new(Waiter::new()?);
         waiter.watch(wake.fd(), Token::Wake.number())?;
         let lane = Mutex::new(Lane::new(waiter.clone(), house.bell.clone(), meter, bounds));
-        Ok(Worker { lane, wanted: AtomicUsize::new(0), waiter, wake, house: house.clone() })
+        Ok(Worker { lane, wanted: AtomicUsize::new(0), waiter, wake: wake.clone(), house: house.clone() })
     }
 
+    /// Does something with the lane, which its caller has said is wanted.  A panic in it leaves the lane shut.
     fn with_lane<T>(&self, work: impl FnOnce(&mut Lane) -> T) -> Result<T, Broken> {
-        self.wanted.fetch_add(1, Ordering::SeqCst);
-        let locked = self.lane.lock();
-        self.wanted.fetch_sub(1, Ordering::SeqCst);
-        let Ok(mut lane) = locked else {
-            return Err(Broken(self.house.failure().unwrap_or_else(|| "the lane is broken".into())));
-        };
-        match catch_unwind(AssertUnwindSafe(|| work(&mut lane))) {
-            Ok(value) => Ok(value),
-            Err(panic) => {
-                let said = self.house.note_failure(&*panic);
-                drop(lane);
-                self.house.is_stopping.store(true, Ordering::SeqCst);
-                Err(Broken(said))
-            }
+        let worked = catch_unwind(AssertUnwindSafe(|| {
+            let locked = self.lane.lock();
+            self.wanted.fetch_sub(1, Ordering::SeqCst);
+            locked.ok().map(|mut lane| work(&mut lane))
+        }));
+        match worked {
+            Ok(Some(value)) => Ok(value),
+            Ok(None) => Err(Broken(self.house.failure().unwrap_or_else(|| "the lane is broken".into()))),
+            Err(panic) => Err(self.house.break_down(&*panic)),
         }
     }
 
     fn run(&self) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.turn_until_stopped())) {
-            self.house.note_failure(&*panic);
+            self.house.break_down(&*panic);
         }
     }
 
@@ -224,6 +243,9 @@ impl Worker {
             sys::yield_core();
         }
         let Ok(mut lane) = self.lane.lock() else { return false };
+        if self.house.is_stopping.load(Ordering::SeqCst) {
+            return false; // whoever stopped it closes what is read here
+        }
         let now = sys::now();
         let mut done = 0;
         for token in tokens {
@@ -287,8 +309,12 @@ mod tests {
         waiter.wait(&mut vec![], true);
         assert_eq!(engine.failure().as_deref(), Some("broken on purpose"));
         assert!(engine.with_each_lane(|_| ()).is_err());
-        assert!(engine.with_lane(0, |_| ()).is_err());
-        assert_eq!(engine.with_any_lane(|lane| lane.book.received), [0, 0]);
+        assert!(engine.with_lane(1, |_| ()).is_err());
+        let mut reached = 0;
+        assert!(engine.with_each_lane(|_| reached += 1).is_err());
+        assert_eq!(reached, 1, "the other lane is changed all the same");
+        assert_eq!(engine.look_at_each_lane(|lane| lane.book.received), [0, 0]);
+        assert!(!engine.turn_once(), "no worker goes on");
         engine.stop();
     }
 
@@ -298,6 +324,7 @@ mod tests {
         engine.start().unwrap();
         let broken = engine.with_lane(0, |_| -> () { panic!("a bug") }).unwrap_err();
         assert_eq!(broken.0, "a bug");
+        assert!(engine.with_lane(0, |_| ()).is_err(), "what was half changed stays shut");
         engine.stop();
     }
 

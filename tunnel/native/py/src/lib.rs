@@ -1,7 +1,7 @@
 //! `tunnel._native`: the engine's door to Python.
 //!
 //! Numbers and octets go in and come out; the words for them stand in `tunnel.nativedatapath`.  Every call lets go of
-//! the interpreter's lock before it waits for the lane's, which the worker gives up between two turns.
+//! the interpreter's lock before it waits for a lane's, which its worker gives up between two turns.
 //!
 //! A broken engine (a panic, anywhere in it) does nothing more and says so through its bell, once: calls that would
 //! change it then answer as if they had, since whoever hears the bell ends the daemon.
@@ -60,16 +60,26 @@ mod _native {
     #[pyclass(frozen)]
     struct Engine {
         core: Core,
-        /// Whose question is next.
-        turn: AtomicUsize,
+        /// How often was asked for a question: the lanes take turns.
+        asked: AtomicUsize,
     }
 
     impl Engine {
-        /// Changes each lane; what the last one said, the default where one is broken.
+        /// Changes each lane; what they all said, the default where one is broken.
         fn change<T: Send + Default>(&self, py: Python<'_>, work: impl FnMut(&mut Lane) -> T + Send) -> T {
             py.detach(|| {
                 self.core.with_each_lane(work).ok().and_then(|mut said| said.pop()).unwrap_or_default()
             })
+        }
+
+        /// The same where the kernel may refuse one of them something.
+        fn try_change(
+            &self,
+            py: Python<'_>,
+            work: impl FnMut(&mut Lane) -> std::io::Result<()> + Send,
+        ) -> PyResult<()> {
+            let said = py.detach(|| self.core.with_each_lane(work).unwrap_or_default());
+            Ok(said.into_iter().collect::<std::io::Result<()>>()?)
         }
 
         /// Changes one of them.
@@ -84,11 +94,11 @@ mod _native {
 
         /// Looks at each lane, broken or not.
         fn look<T: Send>(&self, py: Python<'_>, work: impl FnMut(&mut Lane) -> T + Send) -> Vec<T> {
-            py.detach(|| self.core.with_any_lane(work))
+            py.detach(|| self.core.look_at_each_lane(work))
         }
 
         /// A question's lane, and its number there.
-        fn place_of(&self, question: u64) -> (usize, u64) {
+        fn lane_of(&self, question: u64) -> (usize, u64) {
             let lanes = self.core.lanes() as u64;
             ((question % lanes) as usize, question / lanes)
         }
@@ -100,7 +110,7 @@ mod _native {
         #[pyo3(signature = (send_segments, write_segments, workers=1))]
         fn new(send_segments: usize, write_segments: usize, workers: usize) -> PyResult<Engine> {
             let core = Core::new(Bounds { send_segments, write_segments }, workers)?;
-            Ok(Engine { core, turn: AtomicUsize::new(0) })
+            Ok(Engine { core, asked: AtomicUsize::new(0) })
         }
 
         fn start(&self) -> PyResult<()> {
@@ -164,13 +174,12 @@ mod _native {
             merges_udp: bool,
         ) -> PyResult<()> {
             let mut lanes = 0..;
-            let used = self.change(py, |lane| {
+            self.try_change(py, |lane| {
                 let number = lanes.next().unwrap_or_default();
                 let fd = queues.get(number % queues.len().max(1)).copied().unwrap_or(-1);
                 let is_heard = number < queues.len();
-                Some(lane.use_device(network, Device { fd, is_heard, overlay_mtu, merges_udp }))
-            });
-            Ok(used.unwrap_or(Ok(()))?)
+                lane.use_device(network, Device { fd, is_heard, overlay_mtu, merges_udp })
+            })
         }
 
         /// A pool for each lane, or one that they share.
@@ -198,7 +207,7 @@ mod _native {
         }
 
         fn bind(&self, py: Python<'_>, port: u32, vni: u32, network: u32) -> PyResult<()> {
-            Ok(self.change(py, |lane| Some(lane.bind(port, vni, network))).unwrap_or(Ok(()))?)
+            self.try_change(py, |lane| lane.bind(port, vni, network))
         }
 
         // What the tables say.
@@ -232,8 +241,7 @@ mod _native {
             let (source_mac, destination_mac, has_checksum, source, destination, port, source_ports) = hop;
             let hop =
                 Hop { source_mac, destination_mac, has_checksum, source, destination, port, source_ports };
-            let doors = (0..self.core.lanes()).map(|_| SuperDoor::new(tap, hop.clone()));
-            let mut doors = doors.collect::<std::io::Result<Vec<_>>>()?;
+            let mut doors = SuperDoor::open(tap, &hop, self.core.lanes())?;
             self.change(py, |lane| lane.use_door(vtep, doors.pop()));
             Ok(())
         }
@@ -271,7 +279,7 @@ mod _native {
         /// The lanes take turns: none is kept waiting by what another asks.
         fn next_question<'py>(&self, py: Python<'py>) -> Option<QuestionRow<'py>> {
             let lanes = self.core.lanes();
-            let first = self.turn.fetch_add(1, Ordering::Relaxed);
+            let first = self.asked.fetch_add(1, Ordering::Relaxed);
             let mut turns = (0..lanes).map(|further| first.wrapping_add(further) % lanes);
             let asked = |lane| Some((lane, self.change_one(py, lane, Lane::next_question)?));
             let (lane, (number, network, vtep, frame)) = turns.find_map(asked)?;
@@ -286,7 +294,7 @@ mod _native {
             memory: Option<(Key, f64, Vec<Vec<u8>>)>,
         ) -> PyResult<Option<Bound<'py, PyBytes>>> {
             let answer = Answer::Verdict(decided(verdict)?);
-            let (lane, number) = self.place_of(question);
+            let (lane, number) = self.lane_of(question);
             let next = self.change_one(py, lane, |lane| {
                 let memory = memory.as_ref().map(|(key, expires_at, places)| Memory {
                     key: *key,
@@ -300,7 +308,7 @@ mod _native {
 
         fn reply<'py>(&self, py: Python<'py>, question: u64, frame: Vec<u8>) -> Option<Bound<'py, PyBytes>> {
             let answer = Answer::Reply(frame);
-            let (lane, number) = self.place_of(question);
+            let (lane, number) = self.lane_of(question);
             let next = self.change_one(py, lane, |lane| lane.answer(number, &answer, None, sys::now()));
             next.map(|frame| PyBytes::new(py, &frame))
         }
@@ -394,8 +402,10 @@ mod _native {
         /// Of no network, then of each network by its number: (reason, count).
         fn drops(&self, py: Python<'_>) -> Vec<Vec<(u8, u64)>> {
             let books = self.look(py, |lane| lane.book.drops.clone());
-            let networks = 0..books.first().map_or(0, Vec::len);
-            let of = |network: usize| books.iter().map(|drops| drops[network]).fold([0; REASONS_MAX], summed);
+            let networks = 0..books.iter().map(Vec::len).max().unwrap_or(0); // a broken lane learns of no new one
+            let of = |network: usize| {
+                books.iter().filter_map(|drops| drops.get(network).copied()).fold([0; REASONS_MAX], summed)
+            };
             networks.map(|network| counted(&of(network))).collect()
         }
 
@@ -403,7 +413,7 @@ mod _native {
         fn vteps(&self, py: Python<'_>) -> Vec<VtepRow> {
             let mut sums: Vec<Option<([u64; 4], Drops)>> = vec![];
             self.look(py, |lane| {
-                sums.resize(lane.vteps.len(), None);
+                sums.resize(sums.len().max(lane.vteps.len()), None);
                 for (sum, vtep) in sums.iter_mut().zip(&lane.vteps) {
                     let Some(vtep) = vtep else { continue };
                     let Traffic { sent_frames, sent_octets, received_frames, received_octets } = vtep.traffic;
@@ -424,8 +434,8 @@ mod _native {
         /// Remembered flows of each network, by its number; one that several lanes carry parts of counts for each.
         fn flow_counts(&self, py: Python<'_>) -> Vec<usize> {
             let counts = self.look(py, |lane| lane.flow_counts());
-            let networks = 0..counts.first().map_or(0, Vec::len);
-            networks.map(|network| counts.iter().map(|counts| counts[network]).sum()).collect()
+            let networks = 0..counts.iter().map(Vec::len).max().unwrap_or(0);
+            networks.map(|network| counts.iter().filter_map(|counts| counts.get(network)).sum()).collect()
         }
 
         fn egress_flows<'py>(

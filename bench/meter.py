@@ -2,7 +2,9 @@
 
 Ours and the kernel's forwarders spend their time in different places: in a daemon, in the sender's system
 call, in an interrupt.  Only the whole machine's busy time counts all of it, so that is what is divided by
-octets and frames.  It includes the traffic programs, alike for every forwarder.
+octets and frames.  It includes the traffic programs, alike for every forwarder.  The kernel samples who is
+busy, once a tick, and a program that wakes up with the ticks is seen always or never; how long a core was
+idle it measures.  So busy is what was not idle.
 
 Time stolen by the hypervisor is time somebody else had our core: a run that shows it is not a measurement.
 """
@@ -16,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # From the specification
-# proc_stat(5), the columns of its first line; guest time is contained in user time.
-USER, NICE, SYSTEM, IDLE, IOWAIT, IRQ, SOFTIRQ, STEAL = range(8)
+# proc_stat(5), columns of its first line.
+IDLE, IOWAIT, STEAL = 3, 4, 7
 # proc_pid_stat(5): utime and stime are fields 14 and 15; the fields after the name begin with number 3.
 UTIME, STIME = 14 - 3, 15 - 3
 
@@ -30,9 +32,9 @@ STEAL_MOST = 0.01  # of the time of all cores: what more was stolen shows in the
 class MachineTime:
     """Seconds since the machine started, summed over its cores."""
 
-    busy_s: float
+    idle_s: float
     stolen_s: float
-    total_s: float
+    cores: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +93,12 @@ class Meter:
             raise RuntimeError("expected Meter.start() before stop()")
         machine, works, began = self._before
         machine_now, works_now, ended = self._look()
-        total = machine_now.total_s - machine.total_s
+        total = (ended - began) * machine.cores
+        idle, stolen = machine_now.idle_s - machine.idle_s, machine_now.stolen_s - machine.stolen_s
         self._usage = Usage(
-            cpu_s=machine_now.busy_s - machine.busy_s,
+            cpu_s=max(0.0, total - idle - stolen),
             daemons=tuple(_difference(now, then) for now, then in zip(works_now, works, strict=True)),
-            stolen=(machine_now.stolen_s - machine.stolen_s) / total if total else 0.0,
+            stolen=stolen / total if total else 0.0,
             seconds=ended - began,
         )
 
@@ -132,10 +135,11 @@ def resident_octets(pid: int) -> int:
 
 
 def parse_machine_time(text: str) -> MachineTime:
-    """The sum over all cores, from the first line of /proc/stat."""
-    columns = [int(column) / TICKS_A_SECOND for column in text.splitlines()[0].split()[1:]]
-    busy = sum(columns[column] for column in (USER, NICE, SYSTEM, IRQ, SOFTIRQ))
-    return MachineTime(busy, columns[STEAL], busy + columns[IDLE] + columns[IOWAIT] + columns[STEAL])
+    """The sum over all cores, from the first line of /proc/stat; those have a line each."""
+    first, *others = text.splitlines()
+    columns = [int(column) / TICKS_A_SECOND for column in first.split()[1:]]
+    cores = sum(line.startswith("cpu") for line in others)
+    return MachineTime(columns[IDLE] + columns[IOWAIT], columns[STEAL], cores)
 
 
 def parse_process_cpu(text: str) -> float:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bench import meter as meter_module
 from bench.meter import (
     TICKS_A_SECOND,
+    MachineTime,
     Meter,
     machine_time,
     parse_machine_time,
@@ -24,12 +26,24 @@ from bench.meter import (
 NO_SUCH_PROCESS = 2**22 + 1  # above the largest process id there can be
 
 
-def test_busy_time_leaves_out_waiting_and_what_was_stolen() -> None:
+def test_idle_time_is_waiting_too_and_not_what_was_stolen() -> None:
     #                     user nice system idle iowait irq softirq steal guest guest_nice
-    found = parse_machine_time("cpu  100 20 300 4000 500 6 70 80 90 9\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
-    assert found.busy_s == pytest.approx((100 + 20 + 300 + 6 + 70) / TICKS_A_SECOND)
+    text = "cpu  100 20 300 4000 500 6 70 80 90 9\ncpu0 1 2 3 4 5 6 7 8 9 10\ncpu1 1 2 3 4 5 6 7 8 9 10\nintr 5\n"
+    found = parse_machine_time(text)
+    assert found.idle_s == pytest.approx((4000 + 500) / TICKS_A_SECOND)
     assert found.stolen_s == pytest.approx(80 / TICKS_A_SECOND)
-    assert found.total_s == pytest.approx((100 + 20 + 300 + 4000 + 500 + 6 + 70 + 80) / TICKS_A_SECOND)
+    assert found.cores == 2
+
+
+def test_what_was_neither_idle_nor_stolen_was_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([MachineTime(10.0, 1.0, 2), MachineTime(12.5, 1.25, 2)])
+    monkeypatch.setattr(meter_module, "machine_time", lambda: next(times))
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr(meter_module.time, "monotonic", lambda: next(clock))
+    meter = Meter([])
+    meter.start()
+    meter.stop()
+    assert (meter.usage.cpu_s, meter.usage.stolen) == (pytest.approx(1.25), pytest.approx(0.0625))
 
 
 def test_a_process_may_be_called_anything() -> None:
@@ -79,4 +93,5 @@ def test_a_meter_that_was_not_started_says_so() -> None:
 
 def test_the_machine_has_been_busy() -> None:
     now = machine_time()
-    assert 0 < now.busy_s < now.total_s
+    assert 0 < now.idle_s < time.clock_gettime(time.CLOCK_BOOTTIME) * now.cores
+    assert now.cores == os.cpu_count()

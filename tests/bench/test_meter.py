@@ -28,8 +28,8 @@ NO_SUCH_PROCESS = 2**22 + 1  # above the largest process id there can be
 
 def test_idle_time_is_waiting_too_and_not_what_was_stolen() -> None:
     #                     user nice system idle iowait irq softirq steal guest guest_nice
-    text = "cpu  100 20 300 4000 500 6 70 80 90 9\ncpu0 1 2 3 4 5 6 7 8 9 10\ncpu1 1 2 3 4 5 6 7 8 9 10\nintr 5\n"
-    found = parse_machine_time(text)
+    lines = ["cpu  100 20 300 4000 500 6 70 80 90 9", "cpu0 1 2 3", "cpu1 1 2 3", "intr 5"]
+    found = parse_machine_time("\n".join(lines))
     assert found.idle_s == pytest.approx((4000 + 500) / TICKS_A_SECOND)
     assert found.stolen_s == pytest.approx(80 / TICKS_A_SECOND)
     assert found.cores == 2
@@ -39,11 +39,11 @@ def test_what_was_neither_idle_nor_stolen_was_busy(monkeypatch: pytest.MonkeyPat
     times = iter([MachineTime(10.0, 1.0, 2), MachineTime(12.5, 1.25, 2)])
     monkeypatch.setattr(meter_module, "machine_time", lambda: next(times))
     clock = iter([100.0, 102.0])
-    monkeypatch.setattr(meter_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     meter = Meter([])
     meter.start()
     meter.stop()
-    assert (meter.usage.cpu_s, meter.usage.stolen) == (pytest.approx(1.25), pytest.approx(0.0625))
+    assert [meter.usage.cpu_s, meter.usage.stolen] == pytest.approx([1.25, 0.0625])
 
 
 def test_a_process_may_be_called_anything() -> None:

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
@@ -107,6 +108,22 @@ def test_ping_and_tcp_both_ways(pair: Pair) -> None:
     assert transfer(pair.n1, pair.n2, THEIRS, 2_000_000).is_intact
     assert transfer(pair.n2, pair.n1, OURS, 2_000_000).is_intact
     assert not {reason: count for reason, count in drops(pair.daemon).items() if count}
+
+
+def test_several_workers_share_tun_and_port(
+    build_lab: BuildLab, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine == "python":
+        pytest.skip("the engine in Python has one thread")
+    monkeypatch.setenv("WEFT_NODE_WORKERS", "3")
+    with running(build_lab, tmp_path) as pair:
+        assert "3 workers" in view(pair.daemon, "status")["engine_reason"]
+        assert "multi_queue" in pair.n1.run(["ip", "-d", "link", "show", "flannel0"]).stdout
+        with ThreadPoolExecutor(8) as pool:
+            out = [pool.submit(transfer, pair.n1, pair.n2, THEIRS, 2_000_000) for _ in range(4)]
+            back = [pool.submit(transfer, pair.n2, pair.n1, OURS, 2_000_000) for _ in range(4)]
+            assert all(each.result().is_intact for each in (*out, *back))
+        assert not {reason: count for reason, count in drops(pair.daemon).items() if count}
 
 
 @pytest.mark.parametrize("kind", UnderlayKind, ids=lambda kind: kind.value)

@@ -19,6 +19,7 @@ from bench.lab.commands import SOURCE_ROOT, LabError, run_command, weft_command,
 # Ours
 DEAR_WAKE_UP_US = 20.0  # above: the floors for machines where waking another core is dear
 REVISION = "WEFT_BENCH_REVISION"  # where there is no repository: an image is told what it was built from
+CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 LAYOUT = "unpinned: the scheduler places senders, receivers and daemons"
 VERSION_COMMANDS = {
     "iperf3": ["iperf3", "--version"],
@@ -38,6 +39,7 @@ class Machine:
         versions: Of the programs that took part; those not installed are left out.
         revision: Of weft's source, with `+` where it was changed since; empty outside a repository.
         load: One minute's average before the first run: somebody else's work is a reason for doubt.
+        congestion_control: What TCP paces or fills queues by, unless a scenario says another.
     """
 
     kernel: str
@@ -50,6 +52,7 @@ class Machine:
     wake_same_core_us: float | None
     load: float
     layout: str = LAYOUT
+    congestion_control: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -71,6 +74,7 @@ def describe_machine() -> Machine:
         wake_us=_wake_us(cores[0], cores[1]) if len(cores) > 1 else None,
         wake_same_core_us=_wake_us(cores[0], cores[0]),
         load=round(load, 2),
+        congestion_control=CONGESTION_CONTROL.read_text().strip(),
         versions={name: version for name in VERSION_COMMANDS if (version := _version(name))},
     )
 

@@ -257,6 +257,7 @@ def _machine(record: Record) -> list[str]:
         f"{machine.cores} cores of {machine.cpu}, Linux {machine.kernel}, {machine.python}",
         f"waking another process: {wake}, {machine.wake_same_core_us} µs on one",
         f"layout: {machine.layout}",
+        *([f"congestion control of TCP: {machine.congestion_control}"] if machine.congestion_control else []),
         f"load before: {machine.load:g}",
         f"weft {machine.revision or 'outside a repository'}, native engine {machine.native}",
         *(version for version in machine.versions.values()),

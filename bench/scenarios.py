@@ -462,6 +462,7 @@ def run_start_and_idle(situation: Situation) -> Outcome:
 ALL = (
     tcp("tcp-1", "TCP, 1 stream"),
     tcp("tcp-1-reverse", "TCP, 1 stream, reverse", "-R"),
+    tcp("tcp-1-cubic", "TCP, 1 stream, CUBIC", "-C", "cubic"),  # whatever this host's default is
     tcp("tcp-4", "TCP, 4 streams", "-P", "4"),
     tcp("tcp-16", "TCP, 16 streams", "-P", "16"),
     tcp("tcp-both-ways", "TCP, 1 stream each way", "--bidir"),

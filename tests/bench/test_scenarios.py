@@ -28,7 +28,7 @@ def test_names_are_unique_and_costs_grow_with_the_seconds() -> None:
 
 def test_all_that_was_asked_for_is_there() -> None:
     assert set(SCENARIOS) == {
-        *("tcp-1", "tcp-1-reverse", "tcp-4", "tcp-16", "tcp-both-ways"),
+        *("tcp-1", "tcp-1-reverse", "tcp-1-cubic", "tcp-4", "tcp-16", "tcp-both-ways"),
         *("peers-1", "peers-4", "peers-16", "broadcast-1", "broadcast-4", "broadcast-16"),
         *("udp-64", "udp-512", "udp-1400", "rate-64", "rr", "churn", "macs", "daemon"),
     }

@@ -128,7 +128,7 @@ class NodeConfig(Table):
     engine: EngineField = Engine.AUTO
     """Which datapath carries frames."""
     workers: Annotated[int, Range("a number of workers", 1, WORKERS_MAX)] = 1
-    """Threads of the native engine.  Each has a queue of every device and a socket on every port; a flow stays on one."""
+    """Threads of the native engine, each with a queue of every device and a socket on every port."""
     socket: PathField = DEFAULT_SOCKET
     """The Unix socket of the local API, mode 0660."""
     state_dir: PathField = "/var/lib/weft"

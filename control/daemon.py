@@ -267,7 +267,7 @@ class Daemon:
             log.info("network %s on %s, MTU %d", network.id, config.device, network.mtu)
 
     def _serve(self, config: NetworkConfig) -> ServedNetwork:
-        """Blocks for netlink."""
+        """The network with its device open, a queue for each worker; blocks for netlink."""
         mac, workers = self._macs.get(config.device), self._config.node.workers
         return serve(config, self._tables, self._underlays, mac, workers)
 

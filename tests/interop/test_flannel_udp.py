@@ -40,11 +40,12 @@ LEASES = ["--lease", "10.5.1.0/24=192.0.2.1", "--lease", "10.5.2.0/24=192.0.2.2"
 BACK_WITHIN_S = 2.0
 
 
-def configuration(tmp_path: Path, more: str = "") -> str:
+def configuration(tmp_path: Path, more: str = "", *, workers: int = 1) -> str:
     return f"""
 [node]
 name = "n1"
 underlay = ["192.0.2.1"]
+workers = {workers}
 
 [[network]]
 name = "pods"
@@ -89,12 +90,18 @@ def pair(build_lab: BuildLab, tmp_path: Path) -> Iterator[Pair]:
 
 @contextmanager
 def running(
-    build_lab: BuildLab, tmp_path: Path, more: str = "", kind: UnderlayKind = UnderlayKind.VETH
+    build_lab: BuildLab,
+    tmp_path: Path,
+    more: str = "",
+    kind: UnderlayKind = UnderlayKind.VETH,
+    *,
+    workers: int = 1,
 ) -> Iterator[Pair]:
     """Both nodes; `more` is added to weft's configuration."""
     lab = build_lab(segment("flannel", NodeKind.BARE, NodeKind.BARE, underlay=Underlay(kind)))
     start_node(lab["n2"], "--public-ip", "192.0.2.2", "--network", "10.5.0.0/16", *LEASES)
-    with serve(lab["n1"], tmp_path / "n1", configuration=configuration(tmp_path, more)) as daemon:
+    told = configuration(tmp_path, more, workers=workers)
+    with serve(lab["n1"], tmp_path / "n1", configuration=told) as daemon:
         yield Pair(lab, daemon)
 
 
@@ -110,13 +117,10 @@ def test_ping_and_tcp_both_ways(pair: Pair) -> None:
     assert not {reason: count for reason, count in drops(pair.daemon).items() if count}
 
 
-def test_several_workers_share_tun_and_port(
-    build_lab: BuildLab, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_workers_share_tun_and_port(build_lab: BuildLab, tmp_path: Path, engine: str) -> None:
     if engine == "python":
         pytest.skip("the engine in Python has one thread")
-    monkeypatch.setenv("WEFT_NODE_WORKERS", "3")
-    with running(build_lab, tmp_path) as pair:
+    with running(build_lab, tmp_path, workers=3) as pair:
         assert "3 workers" in view(pair.daemon, "status")["engine_reason"]
         assert "multi_queue" in pair.n1.run(["ip", "-d", "link", "show", "flannel0"]).stdout
         with ThreadPoolExecutor(8) as pool:

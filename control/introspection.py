@@ -81,9 +81,10 @@ def joined(flows: Iterable[FlowStatistics]) -> Iterable[FlowStatistics]:
     found: dict[tuple[object, ...], FlowStatistics] = {}
     for flow in flows:
         place = (flow.network, flow.direction, flow.vtep, flow.key)
-        known = found.get(place, replace(flow, frames=0, octets=0))
-        frames, octets = flow.frames + known.frames, flow.octets + known.octets
-        found[place] = replace(flow, frames=frames, octets=octets, used_at=max(flow.used_at, known.used_at))
+        if (known := found.get(place)) is not None:
+            frames, octets = flow.frames + known.frames, flow.octets + known.octets
+            flow = replace(flow, frames=frames, octets=octets, used_at=max(flow.used_at, known.used_at))
+        found[place] = flow
     return found.values()
 
 

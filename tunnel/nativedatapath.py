@@ -14,7 +14,7 @@ Whatever is changed here is in place, in every lane, when the call returns: a ca
 to end, which takes about a millisecond at most, all of them together.  Decisions are made on this thread, so
 nothing can be forgotten between a decision and its being remembered.
 
-Over 500 lines: it is the whole of the lane's other side, and each part needs the numbers of all others.
+Over 500 lines: it is the whole of the lanes' other side, and each part needs the numbers of all others.
 
 Heads up: read tunnel/native/core/src/lane.rs beside this file.
 """

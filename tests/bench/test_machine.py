@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 from dataclasses import replace
 
 import pytest
@@ -32,3 +33,4 @@ def test_this_machine_is_described() -> None:
     assert found.wake_same_core_us is not None
     assert found.wake_same_core_us > 0
     assert found.native.startswith(("built", "not built: "))
+    assert found.congestion_control in Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text()

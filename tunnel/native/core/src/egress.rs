@@ -481,7 +481,8 @@ impl Lane {
         let Some(address) = self.vtep(vtep).map(|vtep| vtep.address) else { return };
         let mut number = errno(&error);
         let is_several = message.count > 1;
-        for _ in 1..if sender.is_some() { SEND_TRIES } else { 1 } {
+        let tries = if sender.is_some() { SEND_TRIES } else { 1 };
+        for _ in 1..tries {
             if is_full(number) || number == libc::EPERM || (is_several && is_no_segmentation(number)) {
                 break;
             }

@@ -143,7 +143,7 @@ impl Engine {
         said.into_iter().collect()
     }
 
-    /// Looks at each lane in turn, though one may be broken.
+    /// Looks at each lane in turn, or takes something out of it, though one may be broken.
     pub fn look_at_each_lane<T>(&self, mut work: impl FnMut(&mut Lane) -> T) -> Vec<T> {
         let look = |worker: &Arc<Worker>| {
             worker.wanted.fetch_add(1, Ordering::SeqCst);

@@ -1,4 +1,5 @@
 //! `tunnel._native`: the engine's door to Python.
+//! Over 500 lines: a Python class has one block of methods, and each of them is a line or two.
 //!
 //! Numbers and octets go in and come out; the words for them stand in `tunnel.nativedatapath`.  Every call lets go of
 //! the interpreter's lock before it waits for a lane's, which its worker gives up between two turns.
@@ -92,7 +93,7 @@ mod _native {
             py.detach(|| self.core.with_lane(lane, work).unwrap_or_default())
         }
 
-        /// Looks at each lane, broken or not.
+        /// Looks at each lane, or takes something out of it, broken or not.
         fn look<T: Send>(&self, py: Python<'_>, work: impl FnMut(&mut Lane) -> T + Send) -> Vec<T> {
             py.detach(|| self.core.look_at_each_lane(work))
         }

@@ -5,7 +5,7 @@ Nothing is kept for the views but the rates; they are made when somebody asks.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Container, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,7 @@ from overlay.verdict import (
     Reply,
     Verdict,
 )
+from tunnel.counters import joined
 from tunnel.datapath import Choice
 from tunnel.interfaces import Datapath, DatapathStatistics, FlowStatistics, VtepStatistics
 from tunnel.underlay import UdpUnderlay
@@ -74,18 +75,6 @@ class Parts:
     clock: Clock
     steering: Steering | None = None
     lag: LagWatch | None = None
-
-
-def joined(flows: Iterable[FlowStatistics]) -> Iterable[FlowStatistics]:
-    """One row of what several workers remember of the same two ends."""
-    found: dict[tuple[object, ...], FlowStatistics] = {}
-    for flow in flows:
-        place = (flow.network, flow.direction, flow.vtep, flow.key)
-        if (known := found.get(place)) is not None:
-            frames, octets = flow.frames + known.frames, flow.octets + known.octets
-            flow = replace(flow, frames=frames, octets=octets, used_at=max(flow.used_at, known.used_at))
-        found[place] = flow
-    return found.values()
 
 
 class Introspector:

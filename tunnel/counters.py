@@ -9,10 +9,12 @@ leave it for nothing, and it wants a reason.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
 
 from overlay.addr import NetworkId
 from overlay.verdict import DropReason
-from tunnel.interfaces import Ledger
+from tunnel.interfaces import FlowStatistics, Ledger
 
 DropCounts = defaultdict[DropReason, int]
 
@@ -71,3 +73,19 @@ class Counters:
     def ledger(self, *, held: int) -> Ledger:
         """A snapshot."""
         return Ledger(self.received, self.generated, self.sent, self.delivered, self.dropped, held)
+
+
+def joined(flows: Iterable[FlowStatistics]) -> Iterable[FlowStatistics]:
+    """One row of what several workers remember of the same two ends."""
+    found: dict[tuple[object, ...], FlowStatistics] = {}
+    for flow in flows:
+        place = (flow.network, flow.direction, flow.vtep, flow.key)
+        known = found.setdefault(place, flow)
+        if known is not flow:
+            found[place] = replace(
+                flow,
+                frames=flow.frames + known.frames,
+                octets=flow.octets + known.octets,
+                used_at=max(flow.used_at, known.used_at),
+            )
+    return found.values()

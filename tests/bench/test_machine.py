@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.bench import a_machine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from typing import Any
 
@@ -26,7 +26,7 @@ from support.doubles import (
 )
 
 from control.intent.shared import Trouble
-from control.introspection import ELSEWHERE, MISTAKE_SECONDS, Introspector, Parts, Rates, joined
+from control.introspection import ELSEWHERE, MISTAKE_SECONDS, Introspector, Parts, Rates
 from control.membership.events import Refusal, SwimStatistics
 from control.membership.member import VERSIONS, Endpoint, Member, MemberState
 from control.membership.records import RecordStatistics, Refused
@@ -45,7 +45,7 @@ from overlay.tables import (
     VtepRemove,
     VtepReplace,
 )
-from overlay.verdict import Direction, DropReason
+from overlay.verdict import DropReason
 from tunnel.datapath import Choice
 from tunnel.interfaces import DatapathStatistics, Ledger, VtepStatistics
 
@@ -213,16 +213,6 @@ def test_flows_are_shown_in_words_with_their_idle_time(node: Node) -> None:
     }
     assert {flow.idle_s for flow in flows} == {2.5}
     assert {flow.frames for flow in flows} == {1, 2}
-
-
-def test_what_several_workers_remember_of_two_ends_is_one_row(node: Node) -> None:
-    node.engine.bind(REMOTE)
-    node.engine.from_device(frame(REMOTE, LOCAL))
-    [flow] = node.engine.datapath.flows()
-    other = replace(flow, frames=5, octets=700, used_at=flow.used_at - 1)
-    elsewhere = replace(flow, direction=Direction.INGRESS)
-    rows = list(joined([flow, elsewhere, other]))
-    assert rows == [replace(flow, frames=flow.frames + 5, octets=flow.octets + 700), elsewhere]
 
 
 # ── Peers, drops, traffic ───────────────────────────────────────────────────────────────────────────────

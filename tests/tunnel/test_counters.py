@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from support.doubles import NETWORK
 
 from overlay.addr import NetworkId
-from overlay.verdict import DropReason
-from tunnel.counters import Counters, drop_counts
+from overlay.verdict import Deliver, Direction, DropReason
+from tunnel.counters import Counters, drop_counts, joined
+from tunnel.interfaces import FlowStatistics
 
 OTHER = NetworkId("other")
 REASONS = st.sampled_from(DropReason)
@@ -93,3 +96,10 @@ def test_a_frame_that_vanished_is_seen() -> None:
     counters.sent += 1
     assert not counters.ledger(held=0).balances
     assert counters.ledger(held=1).balances
+
+
+def test_what_several_workers_remember_of_two_ends_is_one_row() -> None:
+    flow = FlowStatistics(NetworkId("lab"), Direction.EGRESS, None, bytes(12), Deliver(), 1, 60, 5.0)
+    other = replace(flow, frames=5, octets=700, used_at=4.0)
+    elsewhere = replace(flow, direction=Direction.INGRESS)
+    assert list(joined([flow, elsewhere, other])) == [replace(flow, frames=6, octets=760), elsewhere]

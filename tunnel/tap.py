@@ -154,7 +154,6 @@ class Tap:
             fcntl.ioctl(self._fd, TUNSETOFFLOAD, offload_mask)
             for _ in range(1, queues):
                 self._others.append(_create(self._name, flags))
-            self.set_carrier(up=False)  # QUIRK(linux): every opening of a queue gives the device its carrier
         except OSError as error:
             self._close_queues()
             why = f"this kernel refused the TAP's header, carrier, queues or offloads {offload_mask:#x}"

@@ -471,7 +471,7 @@ def test_a_full_socket_is_not_tried_again(make_engine: MakeEngine, number: int, 
 
 
 @pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH])
-@pytest.mark.parametrize("earlier", [1, SEND_TRIES - 1])
+@pytest.mark.parametrize("earlier", [1, 3, SEND_TRIES - 1])
 def test_refusals_of_earlier_datagrams_do_not_lose_this_one(
     make_engine: MakeEngine, earlier: int, number: int
 ) -> None:

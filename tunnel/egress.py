@@ -76,13 +76,15 @@ class Egress:
         reactor: Reactor,
         clock: Callable[[], float],
         write: Callable[[NetworkCarriage, bytes, tuple[Buffer, ...]], None],
+        refused: Callable[[Underlay], None],
     ) -> None:
-        """`write` gives the network's device a frame of our own making."""
+        """`write` gives a network's device a frame of ours; `refused` counts what came back to us."""
         self._recorder = recorder
         self._upcalls = upcalls
         self._reactor = reactor
         self._clock = clock
         self._write = write
+        self._refused = refused
         self._open: list[tuple[NetworkCarriage, VtepCarriage, Batch]] = []
 
     def drain(self, network: NetworkCarriage) -> None:
@@ -378,6 +380,8 @@ class Egress:
         been tried.  The report clears the error, but the next one may be there already: what every one of
         SEND_TRIES says is believed.  A rule's EPERM is never another's, and EMSGSIZE hardly twice.
         """
+        if vtep.underlay is not None and error.errno not in OWN:
+            self._refused(vtep.underlay)
         for _ in range(1, SEND_TRIES if vtep.senders else 1):
             if error.errno in OWN or (batch.count > 1 and error.errno in NO_SEGMENTATION):
                 break

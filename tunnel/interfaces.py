@@ -248,7 +248,6 @@ class Underlay(Protocol):
         senders: The pool; its size is a power of two.  A flow keeps to one of them.
         ladder: Which offloads it has, probed; an engine lowers what fails at run time.
         super_doors: Where super-frames leave whole; None: nowhere.
-        fileno: Becomes readable when refusals wait.
     """
 
     @property
@@ -263,7 +262,6 @@ class Underlay(Protocol):
     def ladder(self) -> Ladder: ...
     @property
     def super_doors(self) -> SuperDoors | None: ...
-    def fileno(self) -> int: ...
     def open_port(self, port: int) -> UnderlayPort:
         """Binds (address, port) for receiving.
 
@@ -297,7 +295,7 @@ class Underlay(Protocol):
         ...
 
     def refusals(self) -> list[Refusal]:
-        """The ICMP errors that came back for what was sent from here, since the last call."""
+        """The ICMP errors that came back since the last call: a failed send tells of them, or none."""
         ...
 
     def close(self) -> None: ...

@@ -143,8 +143,6 @@ class NativeDatapath:
         self._closed = False
         tables.subscribe(self._tables_changed)
         reactor.add_reader(self._lanes.fileno(), self._hear)
-        for underlay in self._underlays:
-            reactor.add_reader(underlay.fileno(), self._refused, underlay)
 
     # ── Networks come and go ────────────────────────────────────────────────────────────────────────────
 
@@ -217,8 +215,6 @@ class NativeDatapath:
         self._closed = True
         self._lanes.stop()
         self._reactor.remove_reader(self._lanes.fileno())
-        for underlay in self._underlays:
-            self._reactor.remove_reader(underlay.fileno())
         self._tables.unsubscribe(self._tables_changed)
 
     def _add_underlay(self, underlay: UdpUnderlay) -> int:
@@ -241,7 +237,7 @@ class NativeDatapath:
     def _open_exchange(self, underlay: UdpUnderlay, network: Network) -> Port:
         """A port of Flannel's, which sends as well: to a lane it is a pool of one."""
         exchanges = underlay.open_exchanges(network.attachment.port, self._lanes.lanes())
-        fds = [each.errors_fileno for each in exchanges]  # the sockets: a lane does not mind errors they show
+        fds = [each.socket_fileno for each in exchanges]  # the sockets: a lane does not mind errors they show
         number = self._lanes.add_underlay([[fd] for fd in fds], underlay.ladder.is_on(Feature.UDP_GSO))
         network.exchanges[underlay], self._pools[number] = number, underlay
         return Port(self._lanes.add_port(fds), exchanges)
@@ -383,6 +379,8 @@ class NativeDatapath:
         for notice in self._lanes.notices():
             if notice[0] == "no-segmentation":
                 self._no_segmentation(self._pools[notice[1]], notice[2])
+            elif notice[0] == "refusals":
+                self._refused(self._pools[notice[1]])
             elif notice[0] == "refused":
                 self._tell_refused(*notice[1:])
             elif (route := self._routes.get(notice[1])) is not None:
@@ -485,6 +483,7 @@ class NativeDatapath:
                 if route.is_limited:
                     self._recheck(route)
         for underlay in self._underlays:
+            self._refused(underlay)
             self._follow_ladder(underlay)
             self._count_super_losses(underlay, now=now)
         self._count_overruns()

@@ -94,6 +94,7 @@ class PythonDatapath:
             reactor=reactor,
             clock=clock,
             write=self._ingress.write,
+            refused=self._refused,
         )
         self._super_losses: dict[Underlay, int] = {}
         self._packet_ingress = PacketIngress(self._recorder, self._upcalls, clock=clock, reply=self._reply)
@@ -103,12 +104,11 @@ class PythonDatapath:
             reactor=reactor,
             clock=clock,
             write=self._packet_ingress.answer,
+            refused=self._refused,
         )
         self._path_checked_at = clock()
         self._closed = False
         tables.subscribe(self._tables_changed)
-        for underlay in self._underlays:
-            reactor.add_reader(underlay.fileno(), self._refused, underlay)
 
     # ── Networks come and go ────────────────────────────────────────────────────────────────────────────
 
@@ -155,8 +155,6 @@ class PythonDatapath:
         """Detaches every network and closes the ports.  Idempotent."""
         for network in tuple(self._networks):
             self.detach(network)
-        for underlay in self._underlays:
-            self._reactor.remove_reader(underlay.fileno())
         if not self._closed:
             self._tables.unsubscribe(self._tables_changed)
             self._closed = True
@@ -237,6 +235,7 @@ class PythonDatapath:
         self._packet_egress.send_own(network, vtep, packet)
 
     def _refused(self, underlay: Underlay) -> None:
+        """A send failed, perhaps for what befell an earlier one."""
         self._egress.refused(self._networks.values(), underlay)
 
     # ── Every second ────────────────────────────────────────────────────────────────────────────────────
@@ -253,6 +252,8 @@ class PythonDatapath:
                 vtep.ingress.expire(now=now)
                 if recheck and vtep.path_is_limited:
                     vtep.recheck_path()
+        for underlay in self._underlays:
+            self._refused(underlay)
         self._count_overruns()
 
     def _count_overruns(self) -> None:

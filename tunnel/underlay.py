@@ -14,8 +14,10 @@ the error queue, and they have a sting:
     A queued error also fails the *next* send on that socket, towards whomever, with its errno.  That
     datagram was not sent.  Drain `refusals()` and send it again before believing it.
 
-`UdpUnderlay.fileno()` becomes readable when errors wait.  It is an epoll descriptor over the pool
-because uvloop stops watching a socket for good once it has shown EPOLLERR (seen with uvloop 0.23).
+So errors make themselves known, and nothing watches the pool: ask for `refusals()` when a send fails, and
+once a second for those that nothing was sent after.  Whoever watched it would be called by the kernel for
+every datagram it frees, which is every segment of a burst (sock_def_write_space()): a twentieth of the
+sending core was seen to go there.
 
 An address may go and come back, and its device may be made anew: sockets are bound to the address, not
 to the device, and go on.  Only a link-local address is tied to a device's index: then `rebind()`.
@@ -196,8 +198,8 @@ class UdpExchange(UdpPort):
         return _drain_errors(self._socket)
 
     @property
-    def errors_fileno(self) -> int:
-        """What shows EPOLLERR while refusals wait."""
+    def socket_fileno(self) -> int:
+        """The socket itself, for whoever does not mind EPOLLERR."""
         return self._socket.fileno()
 
     def close(self) -> None:
@@ -238,14 +240,13 @@ class UdpUnderlay:
         self.mtu = mtu
         self._ports: list[UdpPort] = []
         self._exchanges: list[UdpExchange] = []
-        self._errors = select.epoll()
+        self._errors = select.poll()
         senders: list[UdpSender] = []
         try:
             for _ in range(pool_size):
                 senders.append(UdpSender(self._bound_socket(0, SENDING)))
-                self._errors.register(senders[-1].fileno(), 0)  # no events asked for: EPOLLERR alone comes
+                self._errors.register(senders[-1], 0)  # no events asked for: POLLERR alone comes
         except DeviceError:
-            self._errors.close()
             for sender in senders:
                 sender.close()
             raise
@@ -285,7 +286,6 @@ class UdpUnderlay:
     def open_exchange(self, port: int, *, shared: bool = False) -> UdpExchange:
         """Binds (address, port) for both ways, alone or with others; closed with the underlay, or before."""
         opened = UdpExchange(self._bound_socket(port, EXCHANGING, shared=shared), port)
-        self._errors.register(opened.errors_fileno, 0)
         opened.join_datagrams(is_on=self.ladder.is_on(Feature.UDP_GRO))
         self._exchanges = [other for other in self._exchanges if other.fileno() >= 0] + [opened]
         self._ports = [other for other in self._ports if other.fileno() >= 0] + [opened]
@@ -340,12 +340,8 @@ class UdpUnderlay:
         """The ICMP errors that came back for what was sent from here, since the last call."""
         waiting = {fd for fd, _ in self._errors.poll(0)}
         told: list[UdpSender | UdpExchange] = [each for each in self.senders if each.fileno() in waiting]
-        told += [each for each in self._exchanges if each.errors_fileno in waiting]
+        told += [each for each in self._exchanges if each.fileno() >= 0]
         return [refusal for each in told for refusal in each.refusals()]
-
-    def fileno(self) -> int:
-        """Readable while `refusals()` has something to tell."""
-        return self._errors.fileno()
 
     def rebind(self) -> None:
         """Ties a link-local address's sockets to its device as it is now.  Idempotent; others need none.
@@ -369,7 +365,6 @@ class UdpUnderlay:
 
     def close(self) -> None:
         """Closes the pool and every port opened here.  Idempotent."""
-        self._errors.close()
         for bound in (*self.senders, *self._ports):
             bound.close()
 

@@ -192,7 +192,7 @@ class SimulatedUnderlay:
         self.ports: dict[int, SimulatedPort] = {}
         self._path_mtus: dict[IpAddress, int] = {}
         self._refusals: list[Refusal] = []
-        self._descriptor = wire.reactor.open_descriptor(lambda: bool(self._refusals))
+        self._error = 0  # errno that the next send fails with
         wire.attach(self)
 
     def open_port(self, port: int) -> SimulatedPort:
@@ -216,12 +216,8 @@ class SimulatedUnderlay:
             raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
         return self._path_mtus.get(address, self.mtu)
 
-    def fileno(self) -> int:
-        """Readable while there are refusals to take: a real pool's error queues wake the loop too."""
-        return self._descriptor
-
     def refusals(self) -> list[Refusal]:
-        taken, self._refusals = self._refusals, []
+        taken, self._refusals, self._error = self._refusals, [], 0
         return taken
 
     def learn_refusal(self, towards: IpAddress, number: int, mtu: int) -> None:
@@ -229,15 +225,22 @@ class SimulatedUnderlay:
         if number == errno.EMSGSIZE:
             self._path_mtus[towards] = mtu
         self._refusals.append(Refusal(str(towards), number, mtu))
+        self._error = number
+
+    def raise_error(self) -> None:
+        """Fails a send for what befell an earlier one, once, as the kernel does; here whichever socket's."""
+        number, self._error = self._error, 0
+        if number:
+            raise OSError(number, os.strerror(number))
 
     def close(self) -> None:
         self.wire.detach(self)
-        self.wire.reactor.close_descriptor(self._descriptor)
         for port in tuple(self.ports.values()):
             port.close()
 
     def transmit(self, payload: bytes, address: SockAddr, source_port: int, tos: int) -> None:
         """Puts one datagram on the wire; EMSGSIZE where it is known that the path does not carry it."""
+        self.raise_error()
         destination = parse_ip(address[0])
         datagram = Datagram(self.address, source_port, destination, address[1], payload, tos)
         if datagram.packet_length > self.path_mtu(address):

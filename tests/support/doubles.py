@@ -40,7 +40,6 @@ from tunnel.interfaces import (
     FlowStatistics,
     Hop,
     Point,
-    Refusal,
     SockAddr,
 )
 from tunnel.pydatapath import PythonDatapath
@@ -186,9 +185,10 @@ class UnderlayDouble(SimulatedUnderlay):
 
     def refuse(self, towards: IpAddress, number: int, mtu: int = 0) -> None:
         """An ICMP error comes back for what was sent there."""
-        self._refusals.append(Refusal(str(towards), number, mtu))
+        self.learn_refusal(towards, number, mtu)
 
     def transmit(self, payload: bytes, address: SockAddr, source_port: int, tos: int) -> None:
+        self.raise_error()
         if self.send_errors:
             raise self.send_errors.popleft()
         self.sent.append(Sent(payload, address, source_port, tos))
@@ -425,6 +425,10 @@ class Engine:
     def settle(self) -> None:
         """Lets everything happen that is due now."""
         self.reactor.run_for(0.0)
+
+    def pass_a_second(self) -> None:
+        """Has the engine do what it does once a second."""
+        self.datapath.expire(now=self.clock.now)
 
     # Looking.
 

@@ -502,7 +502,7 @@ def test_segments_a_path_does_not_carry_are_answered_once(make_engine: MakeEngin
     door.super_frame(burst.whole, burst.header)
     door.engine.underlay.paths[str(VTEP_B)] = 1000
     door.engine.underlay.refuse(VTEP_B, errno.EMSGSIZE, 1000)
-    door.engine.settle()
+    door.engine.pass_a_second()
     before = door.engine.drops_of(VTEP_B)[DropReason.MTU_EXCEEDED]
     assert door.super_frame(burst.whole, burst.header) == []
     assert door.engine.drops_of(VTEP_B) == {DropReason.MTU_EXCEEDED: before + 1}
@@ -673,7 +673,7 @@ def test_what_cannot_go_whole_comes_to_what_it_would_without_a_door(
         if name == "oversized":
             door.engine.underlay.paths[str(VTEP_B)] = 1000
             door.engine.underlay.refuse(VTEP_B, errno.EMSGSIZE, 1000)
-            door.engine.settle()
+            door.engine.pass_a_second()
         sends = door.super_frame(whole, header)
         outcomes.append(
             (sends, door.engine.drops(), door.engine.device.written, door.engine.statistics().ledger)
@@ -776,7 +776,7 @@ def test_an_icmp_error_shuts_the_door_and_what_was_sent_is_lost(make_engine: Mak
     door, burst = SuperDoor(make_engine), BURSTS["tcp4"]
     door.super_frame(burst.whole, burst.header)
     door.engine.underlay.refuse(VTEP_B, number)
-    door.engine.settle()
+    door.engine.pass_a_second()
     ((vtep, why),) = door.doors.shuts
     assert (vtep, os.strerror(number) in why) == (VTEP_B, True)
     assert door.engine.drops() == {DropReason.UNDERLAY_ERROR: 1}
@@ -788,7 +788,7 @@ def test_an_icmp_packet_too_big_narrows_the_path_and_shuts_no_door(make_engine: 
     door, burst = SuperDoor(make_engine), BURSTS["tcp4"]
     door.engine.underlay.paths[str(VTEP_B)] = 1400
     door.engine.underlay.refuse(VTEP_B, errno.EMSGSIZE, 1400)
-    door.engine.settle()
+    door.engine.pass_a_second()
     assert door.doors.shuts == []
     door.super_frame(burst.whole, burst.header)
     fitting = replace(burst, size=1400 - 50 - 40)
@@ -937,7 +937,7 @@ def test_an_unfinished_frame_one_path_does_not_carry_reaches_the_others(make_eng
     door = Door(make_engine, vteps=(VTEP_B, VTEP_C))
     door.engine.underlay.paths[str(VTEP_B)] = 1000
     door.engine.underlay.refuse(VTEP_B, errno.EMSGSIZE, 1000)
-    door.engine.settle()
+    door.engine.pass_a_second()
     whole = udp4(b"x" * 1200)
     lacking = unfinished(whole, l4_at=34, protocol=17, addresses=ADDRESSES[34])
     sends = door.super_frame(BROADCAST + lacking[6:], struct.pack("=BBHHHH", 1, 0, 0, 0, 34, 6))

@@ -371,6 +371,16 @@ def test_what_the_kernel_lost_before_us_has_a_name() -> None:
         assert engine.drops() == {DropReason.DEVICE_OVERRUN: 5}
 
 
+def test_the_next_send_tells_of_the_refusals_so_far_and_is_sent_all_the_same() -> None:
+    with twin("native") as engine:
+        bind(engine)
+        engine.sockets.pop(VTEPS[0]).close()  # loopback answers before a send has returned
+        engine.from_device(udp4(b"first"))
+        assert (engine.drops(), engine.statistics().ledger.sent) == ({}, 1)
+        engine.from_device(udp4(b"second"))
+        assert (engine.drops(), engine.statistics().ledger.sent) == ({DropReason.UNDERLAY_ERROR: 2}, 0)
+
+
 def test_segmentation_lowered_elsewhere_is_followed() -> None:
     with twin("native") as engine:
         bind(engine)

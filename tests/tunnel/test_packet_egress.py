@@ -88,7 +88,7 @@ def test_a_packet_longer_than_the_path_is_told_what_fits(engine: PacketEngine) -
     engine.from_device(packet())
     engine.underlay.refuse(VTEP_B, errno.EMSGSIZE, 1028)
     engine.underlay.paths[str(VTEP_B)] = 1028
-    engine.settle()
+    engine.datapath.expire(now=engine.clock.now)
     engine.from_device(packet(payload=bytes(1200), flags="DF"))
     (answer,) = engine.device.answers
     assert icmp_of(answer) == (3, 4, "10.5.1.0", str(LOCAL))

@@ -557,7 +557,7 @@ def test_a_narrow_path_is_asked_again_after_a_while(make_engine: MakeEngine) -> 
     engine.bind(MAC_B)
     engine.underlay.paths[str(VTEP_B)] = 1400
     engine.underlay.refuse(VTEP_B, errno.EMSGSIZE, 1400)
-    engine.from_device(long_echo(100))  # something has to have been sent
+    engine.from_device(long_echo(100))  # a send tells of it
     engine.from_device(long_echo(1450))
     assert len(engine.sent) == 1
     engine.underlay.paths.clear()
@@ -609,16 +609,25 @@ def test_what_was_refused_was_not_sent_after_all(
     engine = bound(make_engine)
     engine.from_device(OUT, OUT, OUT)
     engine.underlay.refuse(VTEP_B, number, 1400)
-    engine.settle()
+    engine.pass_a_second()
     assert engine.statistics().ledger.sent == 2
     assert engine.drops_of(VTEP_B) == engine.drops() == {reason: 1}
+
+
+def test_the_next_send_tells_of_a_refusal_and_is_sent_all_the_same(make_engine: MakeEngine) -> None:
+    engine = bound(make_engine)
+    engine.from_device(OUT)
+    engine.underlay.refuse(VTEP_B, errno.ECONNREFUSED)
+    engine.from_device(OUT)
+    assert (engine.statistics().ledger.sent, len(engine.sent)) == (1, 2)
+    assert engine.drops_of(VTEP_B) == {DropReason.UNDERLAY_ERROR: 1}
 
 
 def test_a_refusal_by_a_host_that_is_no_vtep_means_nothing(make_engine: MakeEngine) -> None:
     engine = bound(make_engine)
     engine.from_device(OUT)
     engine.underlay.refuse(STRANGER, errno.ECONNREFUSED)
-    engine.settle()
+    engine.pass_a_second()
     assert (engine.statistics().ledger.sent, engine.drops()) == (1, {})
 
 
@@ -627,7 +636,7 @@ def test_a_refusal_is_counted_in_one_of_the_networks_that_share_the_vtep(make_en
     engine.add_network("other", 43, VTEP_B)
     engine.from_device(OUT)
     engine.underlay.refuse(VTEP_B, errno.ECONNREFUSED)
-    engine.settle()
+    engine.pass_a_second()
     assert engine.statistics().ledger.dropped == 1
 
 

@@ -142,14 +142,23 @@ def test_a_narrower_path_is_reported_and_remembered() -> None:
     assert net.received() == [bytes(1372)]
 
 
-def test_refusals_make_the_underlay_readable_until_they_are_taken() -> None:
+def test_a_refusal_fails_the_next_send_once_unless_it_was_taken() -> None:
     net = Net()
-    woken: list[list[Refusal]] = []
-    net.reactor.add_reader(net.a.fileno(), lambda: woken.append(net.a.refusals()))
+    to, nowhere = (str(B), PORT), (str(C), PORT)
     net.a.senders[0].send(b"x", (str(B), PORT + 1))
-    net.a.senders[0].send(b"x", (str(C), PORT))
+    net.a.senders[0].send(b"x", nowhere)
     net.reactor.run_for(HOST_UNREACHABLE_S + 1)
-    assert woken == [[Refusal(str(B), errno.ECONNREFUSED)], [Refusal(str(C), errno.EHOSTUNREACH)]]
+    with pytest.raises(OSError, match="No route"):
+        net.a.senders[0].send(b"x", to)
+    net.a.senders[0].send(b"x", to)
+    assert net.a.refusals() == [
+        Refusal(str(B), errno.ECONNREFUSED),
+        Refusal(str(C), errno.EHOSTUNREACH),
+    ]
+    net.a.senders[0].send(b"x", nowhere)
+    net.reactor.run_for(HOST_UNREACHABLE_S + 1)
+    assert net.a.refusals() == [Refusal(str(C), errno.EHOSTUNREACH)]
+    net.a.senders[0].send(b"x", to)
 
 
 def test_a_full_receive_queue_counts_what_it_loses() -> None:

@@ -478,8 +478,13 @@ impl Lane {
         buffers: Buffers<'_>,
         error: Error,
     ) {
-        let Some(address) = self.vtep(vtep).map(|vtep| vtep.address) else { return };
+        let Some((address, underlay)) = self.vtep(vtep).map(|vtep| (vtep.address, vtep.underlay)) else {
+            return;
+        };
         let mut number = errno(&error);
+        if let (Some(underlay), false) = (underlay, is_full(number) || number == libc::EPERM) {
+            self.hear_refusals(underlay);
+        }
         let is_several = message.count > 1;
         let tries = if sender.is_some() { SEND_TRIES } else { 1 };
         for _ in 1..tries {

@@ -99,6 +99,11 @@ pub enum Notice {
         /// The whole of it, behind an Ethernet header.
         frame: Vec<u8>,
     },
+    /// A send failed, perhaps for what befell an earlier one: ICMP errors wait on the sockets.
+    Refusals {
+        /// Of this underlay.
+        underlay: u32,
+    },
     /// Several datagrams in one send were refused where single ones go through.
     NoSegmentation {
         /// By this underlay.
@@ -213,6 +218,15 @@ impl Lane {
                 self.bell.ring();
             }
             self.notices.push_back(notice);
+        }
+    }
+
+    /// Has the ICMP errors read that wait on an underlay's sockets; once is enough.
+    pub(crate) fn hear_refusals(&mut self, underlay: u32) {
+        let is_same =
+            |notice: &Notice| matches!(notice, Notice::Refusals { underlay: other } if *other == underlay);
+        if !self.notices.iter().any(is_same) {
+            self.notice(Notice::Refusals { underlay });
         }
     }
 

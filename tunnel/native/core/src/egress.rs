@@ -27,7 +27,7 @@ use crate::bucket::Source;
 use crate::ecn::inner_ecn_untrusted;
 use crate::entropy::flow_hash_untrusted;
 use crate::flows::{Key, Owner, Verdict};
-use crate::lane::{HEADER_LENGTH, Lane, Network, Point};
+use crate::lane::{HEADER_LENGTH, Lane, Network, Point, Work};
 use crate::octets::{ETHERNET_LENGTH, FRAGMENT, IPV4, IPV6, SYN, TCP, octet, word};
 use crate::packet::{LEAD, source_of_untrusted};
 use crate::reason::Reason;
@@ -94,11 +94,11 @@ impl Mark {
 }
 
 impl Lane {
-    /// Reads a turn's frames from a network's device; how many there were.
+    /// Reads a turn's frames from a network's device.
     ///
     /// HOT PATH: copies nothing, and builds nothing for a flow that is known.
-    pub fn drain_device(&mut self, network: u32, now: f64) -> usize {
-        let Some(network_) = self.network_mut(network) else { return 0 };
+    pub fn drain_device(&mut self, network: u32, now: f64) -> Work {
+        let Some(network_) = self.network_mut(network) else { return Work::default() };
         if network_.subnets.is_some() {
             return self.drain_packets(network, now);
         }
@@ -131,7 +131,7 @@ impl Lane {
         }
         self.flush_all(&arena);
         self.arena = arena;
-        frames
+        Work { frames, ..Work::default() }
     }
 
     /// A device that is gone would wake us without end.

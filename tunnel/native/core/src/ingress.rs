@@ -11,7 +11,7 @@ use std::mem;
 use crate::discovery::may_be_discovery_untrusted;
 use crate::ecn::{CE, mark_congested_untrusted};
 use crate::flows::{Key, Owner, Verdict};
-use crate::lane::{Book, Drops, HEADER_LENGTH, Lane, Point};
+use crate::lane::{Book, Drops, HEADER_LENGTH, Lane, Point, Work};
 use crate::merge::{MergeLimits, Sink, merge_untrusted};
 use crate::octets::long;
 use crate::reason::Reason;
@@ -69,9 +69,11 @@ impl Group {
 }
 
 impl Lane {
-    /// Reads a turn's datagrams from a port; how many reads gave something.
-    pub fn drain_port(&mut self, port: u32, now: f64) -> usize {
-        let Some(port_) = self.ports.get(port as usize).and_then(Option::as_ref) else { return 0 };
+    /// Reads a turn's datagrams from a port.
+    pub fn drain_port(&mut self, port: u32, now: f64) -> Work {
+        let Some(port_) = self.ports.get(port as usize).and_then(Option::as_ref) else {
+            return Work::default();
+        };
         let (fd, of_packets) = (port_.fd, port_.of_packets());
         let mut buffer = mem::take(&mut self.received);
         let mut groups = mem::take(&mut self.groups);
@@ -89,7 +91,7 @@ impl Lane {
         self.receive_groups(&mut buffer, &groups, now);
         groups.clear();
         (self.received, self.groups) = (buffer, groups);
-        count
+        Work { frames: 0, arrivals: count, octets: arrived[..count].iter().map(|read| read.length).sum() }
     }
 
     /// Carries what was read: neighbouring groups of one flow together, even from different reads.

@@ -303,6 +303,32 @@ pub struct Bounds {
     pub write_segments: usize,
 }
 
+/// What a turn, or a part of one, has done.
+#[derive(Clone, Copy, Default)]
+pub struct Work {
+    /// Reads of devices.
+    pub frames: usize,
+    /// Reads of ports: datagrams, or runs of them.
+    pub arrivals: usize,
+    /// Octets of those.
+    pub octets: usize,
+}
+
+impl Work {
+    /// Whether there was nothing to do.
+    pub fn is_none(&self) -> bool {
+        self.frames + self.arrivals == 0
+    }
+}
+
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, other: Work) {
+        self.frames += other.frames;
+        self.arrivals += other.arrivals;
+        self.octets += other.octets;
+    }
+}
+
 /// Everything a worker touches.
 pub struct Lane {
     /// What was counted.

@@ -18,7 +18,7 @@ use crate::bucket::Source;
 use crate::ecn::inner_ecn_untrusted;
 use crate::egress::{Datagram, FRAME_MAX, Mark, OCTETS_PER_TURN};
 use crate::flows::{Owner, Verdict};
-use crate::lane::{HEADER_LENGTH, Lane, Point};
+use crate::lane::{HEADER_LENGTH, Lane, Point, Work};
 use crate::octets::ETHERNET_LENGTH;
 use crate::packet::{ETHERNET, LEAD, forward_untrusted, is_ipv6_untrusted, source_of_untrusted};
 use crate::reason::Reason;
@@ -27,11 +27,11 @@ use crate::upcalls::{About, Held, Notice};
 use crate::vnet::{VNET_LENGTH, Vnet};
 
 impl Lane {
-    /// Reads a turn's packets from a network's device; how many there were.
+    /// Reads a turn's packets from a network's device.
     ///
     /// HOT PATH: copies nothing, and builds nothing for a flow that is known.
-    pub(crate) fn drain_packets(&mut self, network: u32, now: f64) -> usize {
-        let Some(network_) = self.network_mut(network) else { return 0 };
+    pub(crate) fn drain_packets(&mut self, network: u32, now: f64) -> Work {
+        let Some(network_) = self.network_mut(network) else { return Work::default() };
         let (fd, reads) = (network_.device, network_.reads_of_turn(now));
         let mut arena = mem::take(&mut self.arena);
         let (mut at, mut packets) = (0, 0);
@@ -54,7 +54,7 @@ impl Lane {
         }
         self.flush_all(&arena);
         self.arena = arena;
-        packets
+        Work { frames: packets, ..Work::default() }
     }
 
     fn meet_packet(&mut self, network: u32, arena: &mut [u8], datagram: Datagram, vnet: Vnet, now: f64) {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! drain both directions ─▶ nothing there? poll a while, giving the core away ─▶ sleep until something comes
+//!                                          └ in bulk: nap between
 //! ```
 //!
 //! Each has a lane of its own: its queue of every device, its socket of every port, its flows.  The kernel gives each
@@ -11,6 +12,10 @@
 //! time with `sched_yield` between is not asleep when the answer comes.  Whether that pays is learnt from the recent
 //! past: work that came within the time a poll covers speaks for it, work that came later against.
 //!
+//! Where long runs arrive, nobody waits for a single one: the thread naps instead of giving the core away.  It need not
+//! be woken, more is there when it comes back, and the scheduler sees a core that is free for others.  Long frames from
+//! a device make no naps: whoever sends them is on this host, and stops when nobody takes them.
+//!
 //! A panic ends every worker, marks the lane as broken, and rings the bell: the loop thread brings the daemon to an end
 //! that is explained.
 
@@ -18,14 +23,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::bucket::Meter;
-use crate::lane::{Bounds, Lane, Token};
+use crate::lane::{Bounds, Lane, Token, Work};
 use crate::limits::Shared;
 use crate::sys::{self, Bell, Waiter};
 
 /// How long it is polled for: covers request and response at some thousands a second.
 const POLL_SECONDS: f64 = 0.001_2;
+/// Less than carrying what arrives meanwhile takes.
+const NAP: Duration = Duration::from_micros(60);
+/// Octets an arrival, on average: so much is bulk.
+const BULK_OCTETS: usize = 16 << 10;
 const SCORE_MAX: i32 = 16;
 const SCORE_HIT: i32 = 4;
 
@@ -99,7 +109,7 @@ impl Engine {
         let mut tokens = vec![];
         let turn = |worker: &Arc<Worker>| {
             worker.waiter.wait(&mut tokens, false);
-            worker.turn(&tokens)
+            !worker.turn(&tokens).is_none()
         };
         self.workers.iter().map(turn).fold(false, |any, did| any | did)
     }
@@ -222,44 +232,50 @@ impl Worker {
     fn turn_until_stopped(&self) {
         let mut tokens = vec![];
         let mut patience = Patience::default();
+        sys::sleep_precisely();
         while !self.house.is_stopping.load(Ordering::Relaxed) {
             self.waiter.wait(&mut tokens, patience.sleeps());
-            if self.turn(&tokens) {
-                patience.worked(sys::now());
+            let work = self.turn(&tokens);
+            if !work.is_none() {
+                patience.worked(work, sys::now());
+                continue;
+            }
+            patience.idled(sys::now());
+            if patience.naps() {
+                std::thread::sleep(NAP);
             } else {
-                patience.idled(sys::now());
                 sys::yield_core();
             }
         }
     }
 
-    /// One turn; whether there was anything to do.
-    fn turn(&self, tokens: &[u64]) -> bool {
+    /// One turn.
+    fn turn(&self, tokens: &[u64]) -> Work {
+        let mut work = Work::default();
         if tokens.is_empty() {
-            return false;
+            return work;
         }
         // Somebody who waits for the lane gets it between two turns; a mutex alone would let us have it again.
         while self.wanted.load(Ordering::SeqCst) > 0 {
             sys::yield_core();
         }
-        let Ok(mut lane) = self.lane.lock() else { return false };
+        let Ok(mut lane) = self.lane.lock() else { return work };
         if self.house.is_stopping.load(Ordering::SeqCst) {
-            return false; // whoever stopped it closes what is read here
+            return work; // whoever stopped it closes what is read here
         }
         let now = sys::now();
-        let mut done = 0;
         for token in tokens {
-            done += match Token::of(*token) {
+            work += match Token::of(*token) {
                 Token::Wake => {
                     self.wake.silence();
                     assert!(!self.house.is_to_break.swap(false, Ordering::Relaxed), "broken on purpose");
-                    0
+                    Work::default()
                 }
                 Token::Device(network) => lane.drain_device(network, now),
                 Token::Port(port) => lane.drain_port(port, now),
             };
         }
-        done > 0
+        work
     }
 }
 
@@ -270,6 +286,7 @@ struct Patience {
     worked_at: f64,
     has_worked: bool,
     polls: bool,
+    arrival: usize, // octets, on average
 }
 
 impl Patience {
@@ -277,7 +294,14 @@ impl Patience {
         !self.has_worked && !self.polls
     }
 
-    fn worked(&mut self, now: f64) {
+    fn naps(&self) -> bool {
+        self.polls && self.arrival > BULK_OCTETS
+    }
+
+    fn worked(&mut self, work: Work, now: f64) {
+        if let Some(octets) = work.octets.checked_div(work.arrivals) {
+            self.arrival = (self.arrival * 7 + octets) / 8;
+        }
         if !self.has_worked {
             let came_soon = now - self.worked_at <= POLL_SECONDS;
             self.score =
@@ -332,14 +356,37 @@ mod tests {
     fn polling_stops_paying_when_work_comes_late() {
         let mut patience = Patience::default();
         for round in 1..10 {
-            patience.worked(f64::from(round) * 1e-4);
+            patience.worked(arrival(100), f64::from(round) * 1e-4);
             patience.idled(f64::from(round) * 1e-4 + 1e-6);
         }
         assert!(!patience.sleeps());
         for round in 1..40 {
-            patience.worked(f64::from(round));
+            patience.worked(arrival(100), f64::from(round));
             patience.idled(f64::from(round) + 1e-6);
         }
         assert!(patience.sleeps());
+    }
+
+    #[test]
+    fn runs_that_arrive_are_napped_through_and_nothing_else_is() {
+        let mut patience = Patience::default();
+        let mut round = 0.0;
+        let mut naps = |work| {
+            round += 1e-4;
+            patience.worked(work, round);
+            patience.idled(round + 1e-6);
+            patience.naps()
+        };
+        let frames = Work { frames: 64, ..Work::default() };
+        assert!((0..20).all(|_| !naps(arrival(1500))));
+        assert!((0..20).all(|_| !naps(frames)));
+        assert!((0..20).any(|_| naps(arrival(64 << 10))));
+        assert!((0..20).all(|_| naps(frames)), "frames of its own sender change nothing");
+        assert!((0..20).any(|_| !naps(arrival(1500))));
+        assert!(!naps(arrival(1500)));
+    }
+
+    fn arrival(octets: usize) -> Work {
+        Work { arrivals: 1, octets, ..Work::default() }
     }
 }

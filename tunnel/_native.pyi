@@ -11,7 +11,7 @@ HopRow: TypeAlias = tuple[bytes, bytes, bool, bytes, bytes, int, Sequence[int]]
 Notice: TypeAlias = (
     tuple[Literal["too-big"], int, bytes, bool, bool]
     | tuple[Literal["no-segmentation"], int, int]
-    | tuple[Literal["refusals"], int]
+    | tuple[Literal["icmp-errors"], int]
     | tuple[Literal["refused"], int, int | None, int, bytes]
     | tuple[Literal["wants-door"], int]
     | tuple[Literal["shut-door"], int, int, bool]

@@ -76,15 +76,15 @@ class Egress:
         reactor: Reactor,
         clock: Callable[[], float],
         write: Callable[[NetworkCarriage, bytes, tuple[Buffer, ...]], None],
-        refused: Callable[[Underlay], None],
+        hear_refusals: Callable[[Underlay], None],
     ) -> None:
-        """`write` gives a network's device a frame of ours; `refused` counts what came back to us."""
+        """`write` gives a network's device a frame of ours; `hear_refusals` has ICMP errors read, soon."""
         self._recorder = recorder
         self._upcalls = upcalls
         self._reactor = reactor
         self._clock = clock
         self._write = write
-        self._refused = refused
+        self._hear_refusals = hear_refusals
         self._open: list[tuple[NetworkCarriage, VtepCarriage, Batch]] = []
 
     def drain(self, network: NetworkCarriage) -> None:
@@ -381,7 +381,7 @@ class Egress:
         SEND_TRIES says is believed.  A rule's EPERM is never another's, and EMSGSIZE hardly twice.
         """
         if vtep.underlay is not None and error.errno not in OWN:
-            self._refused(vtep.underlay)
+            self._hear_refusals(vtep.underlay)
         for _ in range(1, SEND_TRIES if vtep.senders else 1):
             if error.errno in OWN or (batch.count > 1 and error.errno in NO_SEGMENTATION):
                 break

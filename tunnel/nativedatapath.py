@@ -237,7 +237,7 @@ class NativeDatapath:
     def _open_exchange(self, underlay: UdpUnderlay, network: Network) -> Port:
         """A port of Flannel's, which sends as well: to a lane it is a pool of one."""
         exchanges = underlay.open_exchanges(network.attachment.port, self._lanes.lanes())
-        fds = [each.socket_fileno for each in exchanges]  # the sockets: a lane does not mind errors they show
+        fds = [each.socket_fileno for each in exchanges]
         number = self._lanes.add_underlay([[fd] for fd in fds], underlay.ladder.is_on(Feature.UDP_GSO))
         network.exchanges[underlay], self._pools[number] = number, underlay
         return Port(self._lanes.add_port(fds), exchanges)
@@ -379,7 +379,7 @@ class NativeDatapath:
         for notice in self._lanes.notices():
             if notice[0] == "no-segmentation":
                 self._no_segmentation(self._pools[notice[1]], notice[2])
-            elif notice[0] == "refusals":
+            elif notice[0] == "icmp-errors":
                 self._refused(self._pools[notice[1]])
             elif notice[0] == "refused":
                 self._tell_refused(*notice[1:])

@@ -59,19 +59,21 @@ class PacketIngress(Ingress):
         super().__init__(recorder, upcalls, clock=clock)
         self._reply = reply
 
-    def drain_packets(self, port: PortCarriage) -> None:
-        """HOT PATH: runs once per read from the underlay, whoever sent it."""
+    def drain_packets(self, port: PortCarriage) -> bool:
+        """HOT PATH: runs once per read from the underlay, whoever sent it; whether anything was there."""
         clock, receive_into = self._clock, port.socket.receive_into
         view = memoryview(port.datagram)
         buffers = (view[ETHERNET_LENGTH:],)
         started_at = clock()
         deadline = started_at + TURN_SECONDS
         is_quiet = started_at - port.drained_at > QUIET_SECONDS  # see `tunnel.egress`
+        is_empty = True
         for _ in range(1 if is_quiet else READS_PER_TURN):
             try:
                 octets, ancillary, _, sockaddr = receive_into(buffers, CONTROL_ROOM)
             except OSError:
                 break
+            is_empty = False
             now = clock()
             stride, is_marked = None, False
             if ancillary != UNMARKED:
@@ -83,6 +85,7 @@ class PacketIngress(Ingress):
                 break
         self._upcalls.answer()
         port.drained_at = clock()
+        return not is_empty
 
     def _receive_packets(
         self, port: PortCarriage, frames: list[memoryview], host: str, *, now: float, is_marked: bool

@@ -94,7 +94,7 @@ class PythonDatapath:
             reactor=reactor,
             clock=clock,
             write=self._ingress.write,
-            refused=self._refused,
+            hear_refusals=self._hear_refusals,
         )
         self._super_losses: dict[Underlay, int] = {}
         self._packet_ingress = PacketIngress(self._recorder, self._upcalls, clock=clock, reply=self._reply)
@@ -104,9 +104,10 @@ class PythonDatapath:
             reactor=reactor,
             clock=clock,
             write=self._packet_ingress.answer,
-            refused=self._refused,
+            hear_refusals=self._hear_refusals,
         )
         self._path_checked_at = clock()
+        self._to_hear: set[Underlay] = set()
         self._closed = False
         tables.subscribe(self._tables_changed)
 
@@ -185,8 +186,13 @@ class PythonDatapath:
         exchange = underlay.open_exchange(network.attachment.port)
         network.exchanges[underlay] = exchange
         carriage = PortCarriage(exchange, lead=ETHERNET)
-        self._reactor.add_reader(exchange.fileno(), self._packet_ingress.drain_packets, carriage)
+        self._reactor.add_reader(exchange.fileno(), self._drain_exchange, carriage, underlay)
         return carriage
+
+    def _drain_exchange(self, carriage: PortCarriage, underlay: Underlay) -> None:
+        """A socket that sends as well is readable, too, while an ICMP error waits: until that is taken."""
+        if not self._packet_ingress.drain_packets(carriage):
+            self._hear_refusals(underlay)
 
     def _leave_ports(self, network: NetworkCarriage) -> None:
         """Receives for this network no more; a port without a network is closed."""
@@ -234,9 +240,16 @@ class PythonDatapath:
         """A packet of our own making goes back to where the one it answers came from."""
         self._packet_egress.send_own(network, vtep, packet)
 
-    def _refused(self, underlay: Underlay) -> None:
-        """A send failed, perhaps for what befell an earlier one."""
-        self._egress.refused(self._networks.values(), underlay)
+    def _hear_refusals(self, underlay: Underlay) -> None:
+        """Has them read soon: a socket has failed, perhaps for what befell an earlier datagram."""
+        if underlay not in self._to_hear:
+            self._to_hear.add(underlay)
+            self._reactor.call_soon(self._read_refusals, underlay)
+
+    def _read_refusals(self, underlay: Underlay) -> None:
+        self._to_hear.discard(underlay)
+        if not self._closed:
+            self._egress.refused(self._networks.values(), underlay)
 
     # ── Every second ────────────────────────────────────────────────────────────────────────────────────
 
@@ -253,7 +266,7 @@ class PythonDatapath:
                 if recheck and vtep.path_is_limited:
                     vtep.recheck_path()
         for underlay in self._underlays:
-            self._refused(underlay)
+            self._read_refusals(underlay)
         self._count_overruns()
 
     def _count_overruns(self) -> None:

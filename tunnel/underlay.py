@@ -15,9 +15,9 @@ the error queue, and they have a sting:
     datagram was not sent.  Drain `refusals()` and send it again before believing it.
 
 So errors make themselves known, and nothing watches the pool: ask for `refusals()` when a send fails, and
-once a second for those that nothing was sent after.  Whoever watched it would be called by the kernel for
-every datagram it frees, which is every segment of a burst (sock_def_write_space()): a twentieth of the
-sending core was seen to go there.
+once a second for those that no send came after, which may be a super-packet's.  Whoever watched it would
+be called by the kernel for every datagram it frees, which is every segment of a burst
+(sock_def_write_space()): a twentieth of the sending core was seen to go there.
 
 An address may go and come back, and its device may be made anew: sockets are bound to the address, not
 to the device, and go on.  Only a link-local address is tied to a device's index: then `rebind()`.
@@ -199,7 +199,7 @@ class UdpExchange(UdpPort):
 
     @property
     def socket_fileno(self) -> int:
-        """The socket itself, for whoever does not mind EPOLLERR."""
+        """The socket itself, which shows EPOLLERR, too, until its refusals are taken."""
         return self._socket.fileno()
 
     def close(self) -> None:

@@ -640,7 +640,7 @@ def test_what_comes_of_an_exchanges_sends_is_among_the_refusals_and_it_goes_on()
 
 
 @pytest.mark.usefixtures("near")
-def test_an_exchange_that_is_closed_leaves_nothing_open_nor_watched() -> None:
+def test_an_exchange_that_is_closed_leaves_nothing_open() -> None:
     with opened("192.0.2.1") as here:
         before = open_descriptors()
         exchange = here.open_exchange(8285)

@@ -6,7 +6,9 @@ the TUN, packets and runs of them from VTEPs and strangers, changes to the route
 
 from __future__ import annotations
 
+import select
 import struct
+import time
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 
@@ -185,6 +187,19 @@ def test_without_segmentation_both_send_one_by_one() -> None:
         assert_alike,
         [lower, super_packet(Burst(octets=20_000)), from_device([packet(HOSTS[0], HOSTS[3])] * 5)],
     )
+
+
+@pytest.mark.parametrize("kind", ["python", "native"])
+def test_an_icmp_error_is_taken_at_once_where_the_socket_is_heard(kind: str) -> None:
+    with packet_twin(kind) as engine:
+        (exchange,) = engine.underlay._exchanges
+        engine.sockets.pop(VTEPS[0]).close()  # loopback answers that the port is closed
+        engine.from_device(packet(HOSTS[0], HOSTS[3]))
+        deadline = time.monotonic() + 5
+        while engine.drops() != {DropReason.UNDERLAY_ERROR: 1} and time.monotonic() < deadline:
+            engine.settle()
+        assert engine.drops() == {DropReason.UNDERLAY_ERROR: 1}
+        assert not select.select([exchange], [], [], 0)[0], "an error that waits keeps the socket readable"
 
 
 def test_what_both_do_is_to_carry_and_to_answer() -> None:

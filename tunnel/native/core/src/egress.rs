@@ -425,6 +425,7 @@ impl Lane {
         let mut door = mem::take(&mut vtep_.doors[index]);
         let pool = vtep_.underlay.and_then(|number| underlays.get(number as usize)).map(|own| &own.senders);
         let (sender, address) = (pool.and_then(|pool| pool.get(index).copied()), vtep_.address);
+        let underlay = vtep_.underlay;
         let scratch = mem::take(&mut self.scratch);
         let buffers = Buffers { arena, scratch: &scratch };
         let mut at = 0;
@@ -436,6 +437,9 @@ impl Lane {
                         self.sent(vtep, message, buffers);
                     }
                     at += sent.max(1);
+                    if let (true, Some(underlay)) = (at < end, underlay) {
+                        self.hear_refusals(underlay); // the next one failed, and will not say so again
+                    }
                 }
                 Err(error) => {
                     self.send_again(vtep, sender, &door.messages()[at], buffers, error);

@@ -7,6 +7,7 @@
 
 use std::io::IoSlice;
 use std::mem;
+use std::os::fd::RawFd;
 
 use crate::discovery::may_be_discovery_untrusted;
 use crate::ecn::{CE, mark_congested_untrusted};
@@ -78,8 +79,10 @@ impl Lane {
         let mut buffer = mem::take(&mut self.received);
         let mut groups = mem::take(&mut self.groups);
         let mut arrived = [Arrived { length: 0, host: [0; 16], stride: None, ecn: 0 }; READS_PER_TURN];
-        // An error here is an old send's misfortune; the next call goes on.
-        let count = sys::receive_many(fd, &mut buffer, DATAGRAM_ROOM, &mut arrived).unwrap_or(0);
+        let count = sys::receive_many(fd, &mut buffer, DATAGRAM_ROOM, &mut arrived).unwrap_or_else(|_| {
+            self.hear_refusals_of(fd);
+            0
+        });
         for (index, read) in arrived[..count].iter().enumerate() {
             if let Some(network) = of_packets {
                 let start = index * DATAGRAM_ROOM;
@@ -92,6 +95,13 @@ impl Lane {
         groups.clear();
         (self.received, self.groups) = (buffer, groups);
         Work { frames: 0, arrivals: count, octets: arrived[..count].iter().map(|read| read.length).sum() }
+    }
+
+    /// A socket that sends as well is readable, too, while an ICMP error waits: until that is taken.
+    fn hear_refusals_of(&mut self, fd: RawFd) {
+        if let Some(number) = self.underlays.iter().position(|own| own.senders.contains(&fd)) {
+            self.hear_refusals(number as u32);
+        }
     }
 
     /// Carries what was read: neighbouring groups of one flow together, even from different reads.

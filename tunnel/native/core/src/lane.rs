@@ -2,7 +2,7 @@
 //! Over 500 lines: what one lock guards stands in one file.
 //!
 //! ```text
-//! worker        lock ─▶ drain devices and ports ─▶ unlock ─▶ poll, then sleep
+//! worker        lock ─▶ drain devices and ports ─▶ unlock ─▶ poll or nap, then sleep
 //! loop thread   lock ─▶ program, answer, forget, look ─▶ unlock
 //! ```
 //!
@@ -158,6 +158,8 @@ pub struct Underlay {
     pub senders: Vec<RawFd>,
     /// Whether several datagrams may leave in one send.
     pub has_gso: bool,
+    /// Whether it has been said that ICMP errors may wait.
+    pub(crate) is_told_of: bool,
 }
 
 /// One receiving socket and the networks that share it, by VNI.
@@ -316,7 +318,7 @@ pub struct Work {
 
 impl Work {
     /// Whether there was nothing to do.
-    pub fn is_none(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.frames + self.arrivals == 0
     }
 }
@@ -452,7 +454,7 @@ impl Lane {
 
     /// One more underlay; its number.
     pub fn add_underlay(&mut self, senders: Vec<RawFd>, has_gso: bool) -> u32 {
-        self.underlays.push(Underlay { senders, has_gso });
+        self.underlays.push(Underlay { senders, has_gso, is_told_of: false });
         (self.underlays.len() - 1) as u32
     }
 

@@ -99,8 +99,8 @@ pub enum Notice {
         /// The whole of it, behind an Ethernet header.
         frame: Vec<u8>,
     },
-    /// A send failed, perhaps for what befell an earlier one: ICMP errors wait on the sockets.
-    Refusals {
+    /// A socket failed, perhaps for what befell an earlier datagram: ICMP errors wait.
+    IcmpErrors {
         /// Of this underlay.
         underlay: u32,
     },
@@ -223,10 +223,9 @@ impl Lane {
 
     /// Has the ICMP errors read that wait on an underlay's sockets; once is enough.
     pub(crate) fn hear_refusals(&mut self, underlay: u32) {
-        let is_same =
-            |notice: &Notice| matches!(notice, Notice::Refusals { underlay: other } if *other == underlay);
-        if !self.notices.iter().any(is_same) {
-            self.notice(Notice::Refusals { underlay });
+        let Some(own) = self.underlays.get_mut(underlay as usize) else { return };
+        if !std::mem::replace(&mut own.is_told_of, true) {
+            self.notice(Notice::IcmpErrors { underlay });
         }
     }
 
@@ -249,6 +248,9 @@ impl Lane {
 
     /// What else there is to tell, oldest first.
     pub fn take_notices(&mut self) -> std::collections::VecDeque<Notice> {
+        for own in &mut self.underlays {
+            own.is_told_of = false;
+        }
         mem::take(&mut self.notices)
     }
 

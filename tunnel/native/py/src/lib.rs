@@ -319,7 +319,7 @@ mod _native {
                 Notice::TooBig { vtep, frame, is_answered, is_news } => {
                     ("too-big", vtep, PyBytes::new(py, &frame), is_answered, is_news).into_pyobject(py)
                 }
-                Notice::Refusals { underlay } => ("refusals", underlay).into_pyobject(py),
+                Notice::IcmpErrors { underlay } => ("icmp-errors", underlay).into_pyobject(py),
                 Notice::WantsDoor { vtep } => ("wants-door", vtep).into_pyobject(py),
                 Notice::ShutDoor { vtep, errno, is_socket } => {
                     ("shut-door", vtep, errno, is_socket).into_pyobject(py)

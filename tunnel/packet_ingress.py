@@ -67,13 +67,13 @@ class PacketIngress(Ingress):
         started_at = clock()
         deadline = started_at + TURN_SECONDS
         is_quiet = started_at - port.drained_at > QUIET_SECONDS  # see `tunnel.egress`
-        is_empty = True
+        was_there = False
         for _ in range(1 if is_quiet else READS_PER_TURN):
             try:
                 octets, ancillary, _, sockaddr = receive_into(buffers, CONTROL_ROOM)
             except OSError:
                 break
-            is_empty = False
+            was_there = True
             now = clock()
             stride, is_marked = None, False
             if ancillary != UNMARKED:
@@ -85,7 +85,7 @@ class PacketIngress(Ingress):
                 break
         self._upcalls.answer()
         port.drained_at = clock()
-        return not is_empty
+        return was_there
 
     def _receive_packets(
         self, port: PortCarriage, frames: list[memoryview], host: str, *, now: float, is_marked: bool

@@ -24,12 +24,11 @@ from bench.meter import Meter, Usage
 from bench.search import RateSearch
 from bench.stage import Overlay
 from bench.statistics import percentile
-from bench.traffic.iperf import TcpRun, iperf_server, run_client
+from bench.traffic.iperf import iperf_server, run_client, segment_payload
 from bench.traffic.tool import Tool
 from bench.traffic.udp import QUIET_S
 
 # From the specification
-TCP_OVERHEAD = 20 + 20 + 12  # RFC 791, RFC 9293, and the time stamps of RFC 7323 with their padding
 ETHERNET_HEADER = 14
 
 # Ours
@@ -143,15 +142,12 @@ class Scenario:
 def run_tcp(situation: Situation, *options: str) -> Outcome:
     """One iperf3 run; `options` as its client takes them."""
     situation.warm_up()
-    address = situation.overlay.address(1)
+    address, mtu = situation.overlay.address(1), situation.overlay.mtu
     with iperf_server(situation.receiver, address), situation.metered() as meter:
-        run = run_client(situation.sender, address, situation.seconds, *options)
+        run = run_client(situation.sender, address, situation.seconds, mtu, *options)
     measures = {"gbit_s": run.gbit_s, "retransmits": float(run.retransmits)}
-    return Outcome(run.octets, _segments(run, situation.overlay.mtu), measures, meter.usage)
-
-
-def _segments(run: TcpRun, mtu: int) -> int:
-    return -(-run.octets // (mtu - TCP_OVERHEAD))
+    segments = -(-run.octets // segment_payload(mtu))
+    return Outcome(run.octets, segments, measures, meter.usage)
 
 
 def tcp(name: str, title: str, *options: str) -> Scenario:

@@ -1,10 +1,10 @@
-"""iperf3's reports are read by the keys that say what arrived."""
+"""iperf3's reports are read by the keys that say what arrived; its segments carry a multiple of 32 octets."""
 
 from __future__ import annotations
 
 import pytest
 
-from bench.traffic.iperf import parse_tcp_run
+from bench.traffic.iperf import parse_tcp_run, segment_payload
 
 
 def total(octets: int, seconds: float = 2.0, **more: int) -> dict[str, float]:
@@ -33,3 +33,8 @@ def test_both_ways_are_added_up() -> None:
 
 def test_no_time_is_no_rate() -> None:
     assert parse_tcp_run({"end": {"sum_sent": total(0), "sum_received": total(0, 0.0)}}).gbit_s == 0
+
+
+@pytest.mark.parametrize(("mtu", "payload"), [(1500, 1440), (1450, 1376), (1280, 1216), (9000, 8928)])
+def test_segments_carry_as_many_times_32_octets_as_the_mtu_lets_them(mtu: int, payload: int) -> None:
+    assert segment_payload(mtu) == payload

@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -34,7 +35,7 @@ from control.loop_lag import LagWatch
 from control.network import ServedNetwork, UnderlaySurvey, device_addresses, survey
 from control.operator import config as configuration
 from control.operator.build import native_obstacle
-from control.operator.schema import Config, Mode, NetworkConfig, Switch
+from control.operator.schema import Config, Mode, NetworkConfig, NodeConfig, Switch
 from control.operator.systemd import notify, reloading
 from control.routed import serve, sweep
 from control.steering import Steering, next_release, nodes_that_count, survey_of
@@ -84,17 +85,38 @@ def choose_engine(config: Config) -> Choice:
     """Which engine carries, said aloud: the choice is never silent.
 
     Raises:
-        ConfigError: More workers are wanted than the engine has.
+        ConfigError: More workers are wanted than the engine has, or cores that it or this process has not.
         DatapathUnavailableError: The native engine is wanted and cannot be had.
     """
-    choice = choose_datapath(config.node.engine.value, obstacle=native_obstacle())
-    workers = config.node.workers
-    if workers == 1:
-        return choice
+    node = config.node
+    choice = choose_datapath(node.engine.value, obstacle=native_obstacle())
+    if problems := list(_beyond(node, choice)):
+        raise ConfigError(*problems)
+    reasons = [choice.reason]
+    if node.workers > 1:
+        reasons.append(f"{node.workers} workers")
+    if node.cores:
+        reasons.append(f"pinned to {_listed(node.cores)}")
+    return replace(choice, reason="; ".join(reasons), workers=node.workers, cores=node.cores)
+
+
+def _beyond(node: NodeConfig, choice: Choice) -> Iterator[Problem]:
+    """What is wanted of threads that the engine, or of cores that this process has not."""
     if choice.kind != NATIVE:
-        why = f"expected 1, found {workers}: the engine in Python has one thread ({choice.reason})"
-        raise ConfigError(Problem("node.workers", why))
-    return replace(choice, reason=f"{choice.reason}; {workers} workers", workers=workers)
+        why = f"the engine in Python has one thread, the daemon's ({choice.reason})"
+        if node.workers > 1:
+            yield Problem("node.workers", f"expected 1, found {node.workers}: {why}")
+        if node.cores:
+            yield Problem("node.cores", f"expected none, found {_listed(node.cores)}: {why}")
+        return
+    usable = os.sched_getaffinity(0)
+    if missing := [core for core in node.cores if core not in usable]:
+        why = f"expected cores this process may use ({_listed(usable)}), found {_listed(missing)}"
+        yield Problem("node.cores", why)
+
+
+def _listed(cores: Iterable[int]) -> str:
+    return ", ".join(str(core) for core in sorted(cores))
 
 
 def waits_for_lease(config: NetworkConfig) -> bool:

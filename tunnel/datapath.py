@@ -25,11 +25,12 @@ NATIVE, PYTHON, AUTO = "native", "python", "auto"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which engine carries, why that one, and with how many workers."""
+    """Which engine carries, why that one, with how many workers, and the core of each if it has one."""
 
     kind: str
     reason: str
     workers: int = 1
+    cores: tuple[int, ...] = ()
 
 
 def choose(wanted: str, *, obstacle: str | None) -> Choice:
@@ -76,7 +77,7 @@ def open_datapath(
             lanes=lanes,
         )
         try:
-            lanes.start()
+            lanes.start(choice.cores)
         except OSError as error:
             datapath.close()
             why = f"its {choice.workers} threads could not be started: {error.strerror}"

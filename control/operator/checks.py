@@ -27,6 +27,7 @@ ROUTED_ONLY = ("network", "net_conf", "subnet", "subnet_len", "founders", "subne
 def contradictions(config: Config) -> Iterator[Finding]:
     """Every way in which the keys cannot all hold."""
     yield from _duplicate_underlays(config)
+    yield from _cores(config)
     for index, network in enumerate(config.networks):
         at: TomlPath = ("network", index)
         yield from _format(network, at)
@@ -46,6 +47,16 @@ def _duplicate_underlays(config: Config) -> Iterator[Finding]:
         if underlay in seen:
             yield Finding(("node", "underlay", index), f"{underlay} is listed twice")
         seen.add(underlay)
+
+
+def _cores(config: Config) -> Iterator[Finding]:
+    """Each worker has a core to itself, or none is told."""
+    cores, workers = config.node.cores, config.node.workers
+    if cores and len(cores) != workers:
+        yield Finding(("node", "cores"), f"expected {workers}, one for each worker, found {len(cores)}")
+    for index, core in enumerate(cores):
+        if core in cores[:index]:
+            yield Finding(("node", "cores", index), f"core {core} is listed twice")
 
 
 def _format(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:

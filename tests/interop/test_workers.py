@@ -47,11 +47,16 @@ def divided(peer: NodeKind, kind: UnderlayKind) -> Topology:
     return replace(made, nodes=nodes)
 
 
+def threads(daemon: Daemon) -> list[Path]:
+    """Each worker's directory under /proc, in the order they were started."""
+    tasks = Path(f"/proc/{daemon.process.pid}/task").iterdir()
+    workers = [task for task in tasks if (task / "comm").read_text().strip() == "weft-lane"]
+    return sorted(workers, key=lambda task: int(task.name))
+
+
 def ran(daemon: Daemon) -> list[int]:
     """How long each worker has run, in nanoseconds."""
-    tasks = Path(f"/proc/{daemon.process.pid}/task").iterdir()
-    workers = sorted(task for task in tasks if (task / "comm").read_text().strip() == "weft-lane")
-    return [int((worker / "schedstat").read_text().split()[0]) for worker in workers]
+    return [int((worker / "schedstat").read_text().split()[0]) for worker in threads(daemon)]
 
 
 @pytest.fixture(params=[NodeKind.KERNEL_VXLAN, NodeKind.WEFT], ids=lambda peer: peer.value)
@@ -118,6 +123,40 @@ def test_the_engine_in_python_has_one(build_lab: BuildLab, tmp_path: Path) -> No
     status, told = refused(place, tmp_path / "n1", *flags)
     assert status == 2
     assert "node.workers: expected 1, found 2: the engine in Python has one thread" in told
+
+
+@ON_NATIVE
+def test_each_stays_on_the_core_it_is_given(start_lab: StartLab) -> None:
+    usable = sorted(os.sched_getaffinity(0))
+    cores = [usable[-1], *usable[:1]][: len(usable)]
+    made = segment("workers", NodeKind.WEFT, NodeKind.KERNEL_VXLAN)
+    pinned = replace(made.nodes[0], settings={"node.workers": len(cores), "node.cores": cores})
+    lab = start_lab(replace(made, nodes=(pinned, *made.nodes[1:])))
+    assert checks.ping(lab["n1"], N2, count=1).complete
+    daemon = lab.daemons["n1"]
+    told = ", ".join(str(core) for core in sorted(cores))
+    assert view(daemon, "status")["engine_reason"].endswith(f"pinned to {told}")
+    assert [os.sched_getaffinity(int(thread.name)) for thread in threads(daemon)] == [
+        {core} for core in cores
+    ]
+    assert os.sched_getaffinity(daemon.process.pid) == set(usable)
+
+
+@pytest.mark.parametrize(
+    ("engine", "why"),
+    [
+        pytest.param("native", "expected cores this process may use", marks=ON_NATIVE),
+        ("python", "expected none, found 1023: the engine in Python has one thread"),
+    ],
+)
+def test_a_core_that_is_not_to_be_had_is_refused(
+    build_lab: BuildLab, tmp_path: Path, engine: str, why: str
+) -> None:
+    place = build_lab(segment("workers", NodeKind.BARE, NodeKind.BARE))["n1"]
+    configuration = f'[node]\ncores = [1023]\nengine = "{engine}"\n[[network]]\nvni = 42\n'
+    status, told = refused(place, tmp_path / "n1", "--peer", "192.0.2.2", configuration=configuration)
+    assert status == 2
+    assert f"node.cores: {why}" in told
 
 
 @ON_NATIVE

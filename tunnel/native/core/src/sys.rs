@@ -44,6 +44,19 @@ pub fn sleep_precisely() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
 }
 
+/// Has a thread run on one core only.
+pub fn pin(thread: libc::pthread_t, core: usize) -> Result<()> {
+    // SAFETY: a set of zeros is the empty one.
+    let mut only: libc::cpu_set_t = unsafe { zeroed() };
+    // SAFETY: a core beyond the set's end makes it panic, not write there.
+    unsafe { libc::CPU_SET(core, &mut only) };
+    // SAFETY: the thread is the caller's and not joined yet; the set is read, and no more of it than it has.
+    match unsafe { libc::pthread_setaffinity_np(thread, size_of_val(&only), &only) } {
+        0 => Ok(()),
+        number => Err(Error::from_raw_os_error(number)),
+    }
+}
+
 /// Gives the core to whoever else wants it.
 pub fn yield_core() {
     // SAFETY: it has no arguments and touches no memory.

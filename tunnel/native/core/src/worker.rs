@@ -19,6 +19,7 @@
 //! A panic ends every worker, marks the lane as broken, and rings the bell: the loop thread brings the daemon to an end
 //! that is explained.
 
+use std::os::unix::thread::JoinHandleExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,12 +86,16 @@ impl Engine {
         Ok(Engine { workers, house, threads: Mutex::new(vec![]) })
     }
 
-    /// Starts the workers.
-    pub fn start(&self) -> std::io::Result<()> {
-        for worker in &self.workers {
+    /// Starts the workers, each pinned to its core, if it has one.
+    pub fn start(&self, cores: &[usize]) -> std::io::Result<()> {
+        for (number, worker) in self.workers.iter().enumerate() {
             let worker = worker.clone();
             let thread = std::thread::Builder::new().name("weft-lane".into()).spawn(move || worker.run())?;
+            let handle = thread.as_pthread_t();
             self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+            if let Some(core) = cores.get(number) {
+                sys::pin(handle, *core)?;
+            }
         }
         Ok(())
     }
@@ -326,7 +331,7 @@ mod tests {
     #[test]
     fn a_panic_is_told_and_the_lane_stays_shut() {
         let engine = Engine::new(BOUNDS, 2).unwrap();
-        engine.start().unwrap();
+        engine.start(&[]).unwrap();
         assert_eq!(engine.with_each_lane(|lane| lane.book.received).unwrap(), [0, 0]);
         engine.break_on_purpose();
         let waiter = Waiter::new().unwrap();
@@ -346,7 +351,7 @@ mod tests {
     #[test]
     fn a_panic_of_the_loop_threads_is_told_too() {
         let engine = Engine::new(BOUNDS, 1).unwrap();
-        engine.start().unwrap();
+        engine.start(&[]).unwrap();
         let broken = engine.with_lane(0, |_| -> () { panic!("a bug") }).unwrap_err();
         assert_eq!(broken.0, "a bug");
         assert!(engine.with_lane(0, |_| ()).is_err(), "what was half changed stays shut");

@@ -114,8 +114,9 @@ mod _native {
             Ok(Engine { core, asked: AtomicUsize::new(0) })
         }
 
-        fn start(&self) -> PyResult<()> {
-            Ok(self.core.start()?)
+        #[pyo3(signature = (cores=vec![]))]
+        fn start(&self, cores: Vec<usize>) -> PyResult<()> {
+            Ok(self.core.start(&cores)?)
         }
 
         fn stop(&self, py: Python<'_>) {

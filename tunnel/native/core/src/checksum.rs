@@ -3,7 +3,8 @@
 //! The sum of 16-bit words with end-around carry is the number the octets spell, modulo 65535; it can be
 //! taken in words of any size and in either byte order (RFC 1071 section 2).  Here that is 32-bit words
 //! added in 64-bit lanes, which cannot overflow below 16 GiB and which the compiler turns into vector
-//! instructions: twice as wide where the processor has AVX2, asked at run time.
+//! instructions: twice as wide where the processor has AVX2, asked at run time.  It does so only where an overflow is
+//! not looked for, as it is everywhere else in this engine: hence `wrapping_add`.
 
 /// Sums are modulo this (RFC 1071 section 1).
 pub const WORD_MAX: u64 = 0xFFFF;
@@ -55,17 +56,17 @@ fn add_lanes(octets: &[u8]) -> u64 {
     for block in blocks {
         let (words, _) = block.as_chunks::<4>();
         for (lane, word) in lanes.iter_mut().zip(words) {
-            *lane += u64::from(u32::from_ne_bytes(*word));
+            *lane = lane.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
         }
     }
-    let mut total: u64 = lanes.iter().sum();
+    let mut total = lanes.iter().fold(0, |total: u64, lane| total.wrapping_add(*lane));
     let (words, tail) = rest.as_chunks::<4>();
     for word in words {
-        total += u64::from(u32::from_ne_bytes(*word));
+        total = total.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
     }
     let mut last = [0u8; 4];
     last[..tail.len()].copy_from_slice(tail);
-    total + u64::from(u32::from_ne_bytes(last))
+    total.wrapping_add(u64::from(u32::from_ne_bytes(last)))
 }
 
 /// 64 bits to 16, and from the machine's byte order to the network's.

@@ -14,7 +14,7 @@ pub const SEND_MAX: usize = 65_507;
 pub enum Place {
     /// What was read from the device.
     Arena,
-    /// Headers made here.
+    /// Segments made here.
     Scratch,
 }
 
@@ -34,7 +34,7 @@ pub struct Piece {
 pub struct Buffers<'a> {
     /// What was read from the device.
     pub arena: &'a [u8],
-    /// Headers made here.
+    /// Segments made here.
     pub scratch: &'a [u8],
 }
 
@@ -82,18 +82,17 @@ impl Message {
             && self.octets + octets <= SEND_MAX
     }
 
-    fn add(&mut self, pieces: &[Piece], octets: usize) {
+    fn add(&mut self, datagram: Piece) {
+        let octets = datagram.length as usize;
         if self.count == 0 {
             self.segment_size = octets;
         }
         self.is_closed |= octets < self.segment_size;
-        for piece in pieces {
-            match self.pieces.last_mut() {
-                Some(last) if last.place == piece.place && last.at + last.length == piece.at => {
-                    last.length += piece.length
-                }
-                _ => self.pieces.push(*piece),
+        match self.pieces.last_mut() {
+            Some(last) if last.place == datagram.place && last.at + last.length == datagram.at => {
+                last.length += datagram.length
             }
+            _ => self.pieces.push(datagram),
         }
         self.count += 1;
         self.octets += octets;
@@ -130,7 +129,8 @@ impl Door {
     }
 
     /// One more datagram.  HOT PATH: once per frame or segment; builds nothing once it has grown.
-    pub fn add(&mut self, pieces: &[Piece], octets: usize, ecn: u8, fill: Fill) {
+    pub fn add(&mut self, datagram: Piece, ecn: u8, fill: Fill) {
+        let octets = datagram.length as usize;
         let is_taken = self.used > 0 && self.messages[self.used - 1].takes(octets, ecn, fill);
         if !is_taken {
             if self.used == self.messages.len() {
@@ -142,7 +142,7 @@ impl Door {
                 (0, 0, 0, ecn, false);
             self.used += 1;
         }
-        self.messages[self.used - 1].add(pieces, octets);
+        self.messages[self.used - 1].add(datagram);
     }
 
     /// How many messages wait.
@@ -178,7 +178,7 @@ mod tests {
         let buffers = Buffers { arena: &arena, scratch: &[] };
         let mut door = Door::default();
         for (at, length) in [(0, 20), (20, 20), (40, 10), (50, 20), (70, 30)] {
-            door.add(&[piece(at, length)], length as usize, 0, FILL);
+            door.add(piece(at, length), 0, FILL);
         }
         let counts: Vec<usize> = door.messages().iter().map(|message| message.count).collect();
         assert_eq!(counts, [3, 1, 1]);
@@ -194,18 +194,18 @@ mod tests {
     fn a_message_is_bounded_in_datagrams_octets_and_marks() {
         let mut door = Door::default();
         for ecn in [0, 0, 0, 0, 0, 1, 0] {
-            door.add(&[piece(0, 20)], 20, ecn, FILL);
+            door.add(piece(0, 20), ecn, FILL);
         }
         let counts: Vec<usize> = door.messages().iter().map(|message| message.count).collect();
         assert_eq!(counts, [4, 1, 1, 1]);
         let mut door = Door::default();
         for _ in 0..3 {
-            door.add(&[piece(0, 30_000)], 30_000, 0, FILL);
+            door.add(piece(0, 30_000), 0, FILL);
         }
         assert_eq!(door.messages()[0].count, 2);
         let mut door = Door::default();
         for _ in 0..3 {
-            door.add(&[piece(0, 20)], 20, 0, Fill { has_gso: false, ..FILL });
+            door.add(piece(0, 20), 0, Fill { has_gso: false, ..FILL });
         }
         assert_eq!(door.len(), 3);
     }

@@ -270,7 +270,7 @@ impl Lane {
             } else {
                 let (at, octets) = (datagram.at + hidden, datagram.octets() - hidden);
                 let piece = Piece { place: Place::Arena, at: at as u32, length: octets as u32 };
-                self.put(vtep, &[piece], octets, mark, arena);
+                self.put(vtep, piece, mark, arena);
             }
             return vnet;
         }
@@ -363,34 +363,29 @@ impl Lane {
     }
 
     fn cut(&mut self, vtep: u32, arena: &[u8], datagram: Datagram, cut: &crate::split::Cut, mark: Mark) {
-        let (prefix, frame) = (&arena[datagram.at..datagram.at + HEADER_LENGTH], &arena[datagram.frame()]);
-        let hidden = self.vtep(vtep).and_then(|vtep| self.network(vtep.network)).map_or(0, Network::hidden);
-        let frame_at = datagram.at + HEADER_LENGTH;
+        let (mut prefix, mut frame) =
+            (&arena[datagram.at..datagram.at + HEADER_LENGTH], &arena[datagram.frame()]);
+        let mut cut = *cut;
         self.book.generated += cut.segments(frame.len()) as u64 - 1;
+        if self.vtep(vtep).and_then(|vtep| self.network(vtep.network)).map_or(0, Network::hidden) > 0 {
+            (prefix, frame, cut) = (&[], &frame[ETHERNET_LENGTH..], cut.behind(ETHERNET_LENGTH));
+        }
         let mut scratch = mem::take(&mut self.scratch);
-        let mut segments = Vec::with_capacity(cut.segments(frame.len()));
-        cut.each(frame, prefix, &mut scratch, |segment| segments.push(segment));
+        let start = scratch.len();
+        let length = cut.write(frame, prefix, &mut scratch);
+        let end = scratch.len();
         self.scratch = scratch;
-        for segment in segments {
-            let header = Piece {
-                place: Place::Scratch,
-                at: (segment.header_at + hidden) as u32,
-                length: (segment.header_length - hidden) as u32,
-            };
-            let payload = Piece {
-                place: Place::Arena,
-                at: (frame_at + segment.payload_at) as u32,
-                length: segment.payload_length as u32,
-            };
-            let octets = segment.header_length - hidden + segment.payload_length;
-            self.put(vtep, &[header, payload], octets, mark, arena);
+        for at in (start..end).step_by(length) {
+            let octets = length.min(end - at);
+            let segment = Piece { place: Place::Scratch, at: at as u32, length: octets as u32 };
+            self.put(vtep, segment, mark, arena);
         }
     }
 
     // ── Doors ───────────────────────────────────────────────────────────────────────────────────────────
 
     /// HOT PATH: one finished datagram joins the door of its VTEP and source port.
-    fn put(&mut self, vtep: u32, pieces: &[Piece], octets: usize, mark: Mark, arena: &[u8]) {
+    fn put(&mut self, vtep: u32, datagram: Piece, mark: Mark, arena: &[u8]) {
         let Lane { vteps, underlays, open, bounds, .. } = self;
         let Some(vtep_) = vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
         let has_gso =
@@ -400,7 +395,7 @@ impl Lane {
         if door.is_empty() {
             open.push((vtep, index));
         }
-        door.add(pieces, octets, mark.ecn, Fill { has_gso, segments_max: bounds.send_segments });
+        door.add(datagram, mark.ecn, Fill { has_gso, segments_max: bounds.send_segments });
         let (waiting, is_full) = (door.len(), door.messages()[0].octets > crate::batch::SEND_MAX / 2);
         if waiting >= MESSAGES_MAX || (waiting >= FLUSH_MESSAGES && is_full) {
             self.flush(vtep, index, waiting - 1, arena); // the last one may still grow
@@ -541,7 +536,7 @@ impl Lane {
         for (index, datagram) in datagrams.iter().enumerate() {
             let mut single = crate::batch::Door::default();
             let piece = Piece { place: Place::Arena, at: 0, length: datagram.len() as u32 };
-            single.add(&[piece], datagram.len(), ecn, Fill { has_gso: false, segments_max: 1 });
+            single.add(piece, ecn, Fill { has_gso: false, segments_max: 1 });
             let buffers = Buffers { arena: datagram, scratch: &[] };
             let Some(address) = self.vtep(vtep).map(|vtep| vtep.address) else { return };
             match send(sender, &address, single.messages(), buffers) {
@@ -582,7 +577,7 @@ impl Lane {
     pub fn write_own(&mut self, network: u32, frame: &[u8]) {
         let Some(fd) = self.network(network).map(|network| network.device) else { return };
         let mut writer = crate::ingress::Writer { fd, network, book: &mut self.book, drops: None, hidden: 0 };
-        writer.put(Vnet::default(), &[IoSlice::new(frame)], 1);
+        writer.put(Vnet::default(), frame, 1);
     }
 }
 

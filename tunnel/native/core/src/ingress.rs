@@ -257,18 +257,18 @@ impl Lane {
             return writer.lose(reason, frame);
         }
         if !network_.repairs {
-            return writer.write(Vnet::default(), &[IoSlice::new(frame)], 1);
+            return writer.write(Vnet::default(), frame, 1);
         }
         let way = Way { overlay_mtu: network_.overlay_mtu, segment_size, mss: network_.segment_limit(frame) };
         match repair_untrusted(frame, way) {
-            Ok(vnet) => writer.write(vnet, &[IoSlice::new(frame)], 1),
+            Ok(vnet) => writer.write(vnet, frame, 1),
             Err(reason) => writer.lose(reason, frame),
         }
     }
 
     /// HOT PATH: frames of one flow that came in one turn, merged where TCP and UDP allow it.
     pub(crate) fn carry_together(&mut self, (network, vtep, verdict): (u32, u32, Verdict), frames: &[&[u8]]) {
-        let Lane { networks, vteps, book, bounds, .. } = self;
+        let Lane { networks, vteps, book, bounds, merged, .. } = self;
         let Some(network_) = networks.get(network as usize).and_then(Option::as_ref) else { return };
         let drops = vteps.get_mut(vtep as usize).and_then(Option::as_mut).map(|vtep| &mut vtep.drops);
         let hidden = network_.hidden().saturating_sub(HEADER_LENGTH);
@@ -277,7 +277,7 @@ impl Lane {
             return frames.iter().for_each(|frame| writer.lose(reason, frame));
         }
         if !network_.repairs {
-            return frames.iter().for_each(|frame| writer.write(Vnet::default(), &[IoSlice::new(frame)], 1));
+            return frames.iter().for_each(|frame| writer.write(Vnet::default(), frame, 1));
         }
         let limits = MergeLimits {
             overlay_mtu: network_.overlay_mtu,
@@ -285,7 +285,7 @@ impl Lane {
             mss: network_.segment_limit(frames[0]),
             segments_max: bounds.write_segments,
         };
-        merge_untrusted(frames, limits, &mut writer);
+        merge_untrusted(frames, limits, merged, &mut writer);
     }
 }
 
@@ -342,25 +342,14 @@ pub(crate) struct Writer<'a> {
 
 impl Writer<'_> {
     /// HOT PATH: one frame, or one that stands for several, to the device.
-    pub fn put(&mut self, vnet: Vnet, slices: &[IoSlice<'_>], frames: usize) {
+    pub fn put(&mut self, vnet: Vnet, frame: &[u8], frames: usize) {
         let header = if self.hidden > 0 { vnet.without_ethernet() } else { vnet }.build();
-        let result = if let [frame] = slices {
-            sys::write(self.fd, &[IoSlice::new(&header), IoSlice::new(&frame[self.hidden..])])
-        } else {
-            let mut gathered = Vec::with_capacity(slices.len() + 1);
-            gathered.push(IoSlice::new(&header));
-            gathered.extend_from_slice(slices);
-            gathered[1] = IoSlice::new(&slices[0][self.hidden..]); // all headers are in the first
-            sys::write(self.fd, &gathered)
-        };
-        let whole = |slices: &[IoSlice<'_>]| {
-            slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>()
-        };
+        let result = sys::write(self.fd, &[IoSlice::new(&header), IoSlice::new(&frame[self.hidden..])]);
         match result {
             Ok(_) => {
                 self.book.delivered += frames as u64;
                 if self.book.is_watched {
-                    self.book.show(Point::DeviceWrite, Some(self.network), whole(slices), None);
+                    self.book.show(Point::DeviceWrite, Some(self.network), frame.to_vec(), None);
                 }
             }
             Err(error) => {
@@ -368,15 +357,15 @@ impl Writer<'_> {
                 let is_frame = errno(&error) == libc::EINVAL;
                 let reason = if is_frame { Reason::INNER_MALFORMED } else { Reason::DEVICE_FULL };
                 let drops = self.drops.as_deref_mut();
-                self.book.drop(reason, Some(self.network), &whole(slices), drops, frames as u64);
+                self.book.drop(reason, Some(self.network), frame, drops, frames as u64);
             }
         }
     }
 }
 
 impl Sink for Writer<'_> {
-    fn write(&mut self, vnet: Vnet, slices: &[IoSlice<'_>], frames: usize) {
-        self.put(vnet, slices, frames);
+    fn write(&mut self, vnet: Vnet, frame: &[u8], frames: usize) {
+        self.put(vnet, frame, frames);
     }
 
     fn lose(&mut self, reason: Reason, frame: &[u8]) {

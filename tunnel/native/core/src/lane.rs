@@ -363,6 +363,7 @@ pub struct Lane {
     pub(crate) received: Vec<u8>,
     pub(crate) groups: Vec<crate::ingress::Group>,
     pub(crate) apart: Vec<u8>,
+    pub(crate) merged: Vec<u8>,
 }
 
 impl Lane {
@@ -391,6 +392,7 @@ impl Lane {
             received: vec![0; crate::ingress::BUFFER_OCTETS],
             groups: vec![],
             apart: vec![],
+            merged: vec![],
         }
     }
 

@@ -6,8 +6,6 @@
 //! within a flow and nothing is kept for a later call.  Payloads are borrowed, never copied.
 //! Over 500 lines, its tests among them: they hold the rules as much as the code does.
 
-use std::io::IoSlice;
-
 use crate::checksum::{WORD_MAX, folded, negative, word_sum};
 use crate::octets::{
     ACK, ETHERNET_LENGTH, FRAGMENT, IPV4, IPV6, PSH, TAGS_MAX, TCP, TCP_CHECKSUM, TCP_LENGTH, UDP,
@@ -41,8 +39,8 @@ pub struct MergeLimits {
 
 /// Who takes what came of a merge, in order.
 pub trait Sink {
-    /// One write to the device: header, then the slices; it stands for so many frames.
-    fn write(&mut self, vnet: Vnet, slices: &[IoSlice<'_>], frames: usize);
+    /// One write to the device, which stands for so many frames.
+    fn write(&mut self, vnet: Vnet, frame: &[u8], frames: usize);
     /// A frame that is not written.
     fn lose(&mut self, reason: Reason, frame: &[u8]);
 }
@@ -100,12 +98,13 @@ struct Run {
     is_over: bool,
 }
 
-/// Merges frames of one read that go to one device; tells the sink what to write, in order.
-pub fn merge_untrusted(frames: &[&[u8]], limits: MergeLimits, sink: &mut impl Sink) {
+/// Merges frames of one read that go to one device; tells the sink what to write, in order.  What is merged is put
+/// together in the room, which loses what it held.
+pub fn merge_untrusted(frames: &[&[u8]], limits: MergeLimits, room: &mut Vec<u8>, sink: &mut impl Sink) {
     let mut merge =
         Merge { frames, next: vec![NONE; frames.len()], runs: vec![], places: Vec::with_capacity(4) };
     merge.sort(limits);
-    merge.tell(limits, sink);
+    merge.tell(limits, room, sink);
 }
 
 #[derive(Clone, Copy)]
@@ -213,25 +212,13 @@ impl<'a> Merge<'a> {
         true
     }
 
-    fn tell(&self, limits: MergeLimits, sink: &mut impl Sink) {
-        let mut slices = Vec::with_capacity(if self.runs.is_empty() { 0 } else { limits.segments_max + 1 });
+    fn tell(&self, limits: MergeLimits, room: &mut Vec<u8>, sink: &mut impl Sink) {
         for place in &self.places {
             match *place {
                 Place::Run(run) if self.runs[run].frames > 1 => {
                     let run = &self.runs[run];
-                    let (vnet, header) = self.finish(run);
-                    slices.clear();
-                    slices.push(IoSlice::new(&header));
-                    let mut at = run.first;
-                    loop {
-                        slices.push(IoSlice::new(&self.frames[at][run.shape.payload_at..]));
-                        if self.next[at] == NONE {
-                            break;
-                        }
-                        at = self.next[at] as usize;
-                    }
-                    sink.write(vnet, &slices, run.frames);
-                    slices = Vec::with_capacity(limits.segments_max + 1); // its lifetime was the header's
+                    let vnet = self.put_together(run, room);
+                    sink.write(vnet, room, run.frames);
                 }
                 Place::Run(run) => tell_plain(self.frames[self.runs[run].first], limits, sink),
                 Place::Frame(at) => tell_plain(self.frames[at], limits, sink),
@@ -239,28 +226,34 @@ impl<'a> Merge<'a> {
         }
     }
 
-    /// The header of the one frame the segments were.
-    fn finish(&self, run: &Run) -> (Vnet, Vec<u8>) {
+    /// The one frame the segments were.
+    fn put_together(&self, run: &Run, room: &mut Vec<u8>) -> Vnet {
         let shape = run.shape;
-        let mut header = self.frames[run.first][..shape.payload_at].to_vec();
-        let last = self.frames[run.last].len() - shape.payload_at;
-        let l4_length = shape.payload_at - shape.l4_at + run.size * (run.frames - 1) + last;
+        room.clear();
+        room.extend_from_slice(&self.frames[run.first][..shape.payload_at]);
+        let mut at = run.first as u32;
+        while at != NONE {
+            room.extend_from_slice(&self.frames[at as usize][shape.payload_at..]);
+            at = self.next[at as usize];
+        }
+        let (header, payload) = room.split_at_mut(shape.payload_at);
+        let l4_length = shape.payload_at - shape.l4_at + payload.len();
         if shape.version == 4 {
-            put_word(&mut header, shape.length_at(), (shape.l4_at - shape.network_at + l4_length) as u16);
-            put_word(&mut header, shape.network_at + 10, 0);
+            put_word(header, shape.length_at(), (shape.l4_at - shape.network_at + l4_length) as u16);
+            put_word(header, shape.network_at + 10, 0);
             let sum = word_sum(&header[shape.network_at..shape.l4_at]) as i64;
-            put_word(&mut header, shape.network_at + 10, negative(sum));
+            put_word(header, shape.network_at + 10, negative(sum));
         } else {
-            put_word(&mut header, shape.length_at(), l4_length as u16);
+            put_word(header, shape.length_at(), l4_length as u16);
         }
         if shape.protocol == UDP {
-            put_word(&mut header, shape.l4_at + 4, l4_length as u16);
+            put_word(header, shape.l4_at + 4, l4_length as u16);
         } else if run.is_pushed {
             header[shape.l4_at + 13] |= PSH;
         }
-        let pseudo = pseudo_header_sum(&header, &shape, l4_length);
-        put_word(&mut header, shape.checksum_at(), pseudo);
-        let vnet = Vnet {
+        let pseudo = pseudo_header_sum(header, &shape, l4_length);
+        put_word(header, shape.checksum_at(), pseudo);
+        Vnet {
             flags: NEEDS_CSUM,
             gso_type: match (shape.protocol, shape.version) {
                 (UDP, _) => GSO_UDP_L4,
@@ -271,15 +264,14 @@ impl<'a> Merge<'a> {
             gso_size: run.size as u16,
             checksum_start: shape.l4_at as u16,
             checksum_offset: (shape.checksum_at() - shape.l4_at) as u16,
-        };
-        (vnet, header)
+        }
     }
 }
 
 fn tell_plain(frame: &[u8], limits: MergeLimits, sink: &mut impl Sink) {
     let way = Way { overlay_mtu: limits.overlay_mtu, segment_size: None, mss: limits.mss };
     match repair_untrusted(frame, way) {
-        Ok(vnet) => sink.write(vnet, &[IoSlice::new(frame)], 1),
+        Ok(vnet) => sink.write(vnet, frame, 1),
         Err(reason) => sink.lose(reason, frame),
     }
 }
@@ -407,9 +399,8 @@ mod tests {
     }
 
     impl Sink for Told {
-        fn write(&mut self, vnet: Vnet, slices: &[IoSlice<'_>], frames: usize) {
-            let octets = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-            self.writes.push((vnet, octets, frames));
+        fn write(&mut self, vnet: Vnet, frame: &[u8], frames: usize) {
+            self.writes.push((vnet, frame.to_vec(), frames));
         }
 
         fn lose(&mut self, _: Reason, _: &[u8]) {
@@ -422,7 +413,7 @@ mod tests {
     fn merged(frames: &[Vec<u8>]) -> Told {
         let views: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
         let mut told = Told::default();
-        merge_untrusted(&views, LIMITS, &mut told);
+        merge_untrusted(&views, LIMITS, &mut vec![], &mut told);
         told
     }
 

@@ -1,8 +1,9 @@
 //! Split: a super-frame the host left to its network card becomes the segments that card would have made
 //! (`tunnel.split`, which draws it).
 //!
-//! Payload is cut where it lies; what is made anew is a header for each segment, in a scratch buffer.  From one
-//! segment to the next these change, and nothing else:
+//! Segments are made one behind the other, so that they leave as one slice: to copy their payload, which is in the cache,
+//! costs less than to have the kernel gather it (docs/performance.md).  From one segment to the next these octets of the
+//! header change, and nothing else:
 //!
 //! ```text
 //! IPv4   identification + 1; total length and so the checksum
@@ -48,19 +49,6 @@ pub struct Cut {
     pub payload_at: usize,
     /// Octets of payload in each segment but the last.
     pub size: usize,
-}
-
-/// One segment: its headers in the scratch buffer, prefix first, its payload in the frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Where in the scratch buffer the headers begin.
-    pub header_at: usize,
-    /// Octets of them.
-    pub header_length: usize,
-    /// Where in the frame the payload begins.
-    pub payload_at: usize,
-    /// Octets of it.
-    pub payload_length: usize,
 }
 
 /// What to do with a frame, or why it is not sent.  `payload_max` counts the prefix too, and is of segments: whether a
@@ -200,13 +188,23 @@ impl Cut {
         (frame_length - self.payload_at).div_ceil(self.size).max(1)
     }
 
-    /// Makes the headers, behind what the scratch buffer holds already, and names each segment in order.
+    /// The same cut, of the frame without its first octets.
+    pub fn behind(&self, octets: usize) -> Cut {
+        Cut {
+            network_at: self.network_at - octets,
+            l4_at: self.l4_at - octets,
+            payload_at: self.payload_at - octets,
+            ..*self
+        }
+    }
+
+    /// Makes the segments, one behind the other, each with the prefix before it, behind what the room holds already;
+    /// how long each but the last is with its prefix.
     ///
     /// HOT PATH: once per segment sent.
-    pub fn each(&self, frame: &[u8], prefix: &[u8], scratch: &mut Vec<u8>, mut emit: impl FnMut(Segment)) {
+    pub fn write(&self, frame: &[u8], prefix: &[u8], room: &mut Vec<u8>) -> usize {
         let Cut { network_at, l4_at, payload_at, size, .. } = *self;
         let last = self.segments(frame.len()) - 1;
-        let template_length = prefix.len() + payload_at;
         let network = self.network_base(frame);
         let transport = self.transport_base(frame);
         let identification = word(frame, network_at + 4).unwrap_or(0);
@@ -215,42 +213,38 @@ impl Cut {
         for index in 0..=last {
             let start = payload_at + index * size;
             let end = frame.len().min(start + size);
-            let header_at = scratch.len();
-            scratch.extend_from_slice(prefix);
-            scratch.extend_from_slice(&frame[..payload_at]);
-            let header = &mut scratch[header_at + prefix.len()..];
-            let length = payload_at + end - start;
+            room.extend_from_slice(prefix);
+            let segment_at = room.len();
+            room.extend_from_slice(&frame[..payload_at]);
+            room.extend_from_slice(&frame[start..end]);
+            let segment = &mut room[segment_at..];
+            let length = segment.len();
             if self.version == 4 {
                 let number = identification.wrapping_add(index as u16);
                 let total = length - network_at;
-                put_word(header, network_at + 2, total as u16);
-                put_word(header, network_at + 4, number);
-                put_word(header, network_at + 10, negative(network + total as i64 + i64::from(number)));
+                put_word(segment, network_at + 2, total as u16);
+                put_word(segment, network_at + 4, number);
+                put_word(segment, network_at + 10, negative(network + total as i64 + i64::from(number)));
             } else {
-                put_word(header, network_at + 4, (length - network_at - 40) as u16);
+                put_word(segment, network_at + 4, (length - network_at - 40) as u16);
             }
-            let total = word_sum(&frame[start..end]) as i64;
+            let total = word_sum(&segment[payload_at..]) as i64;
             let l4_length = (length - l4_at) as i64;
             if self.protocol == TCP {
                 let number = sequence.wrapping_add((index * size) as u32);
                 let own = segment_flags(flags, index, last);
-                put_long(header, l4_at + 4, number);
-                header[l4_at + 13] = own;
+                put_long(segment, l4_at + 4, number);
+                segment[l4_at + 13] = own;
                 let sum = transport + i64::from(own) + l4_length + i64::from(number) + total;
-                put_word(header, l4_at + TCP_CHECKSUM, negative(sum));
+                put_word(segment, l4_at + TCP_CHECKSUM, negative(sum));
             } else {
-                put_word(header, l4_at + 4, l4_length as u16);
+                put_word(segment, l4_at + 4, l4_length as u16);
                 // Never 0: that says "no checksum" (RFC 768).
                 let field = negative(transport + 2 * l4_length + total);
-                put_word(header, l4_at + UDP_CHECKSUM, if field == 0 { 0xFFFF } else { field });
+                put_word(segment, l4_at + UDP_CHECKSUM, if field == 0 { 0xFFFF } else { field });
             }
-            emit(Segment {
-                header_at,
-                header_length: template_length,
-                payload_at: start,
-                payload_length: end - start,
-            });
         }
+        prefix.len() + payload_at + size
     }
 
     /// The sum of an IPv4 header less its total length, identification and checksum.
@@ -296,15 +290,11 @@ mod tests {
         let Ok(Plan::Segments(cut)) = plan_untrusted(&made.vnet(size), &mut frame, 8, 65_535) else {
             panic!("not cut: {made:?}");
         };
-        let mut scratch = vec![];
-        let mut segments = vec![];
-        cut.each(&frame, b"VXLAN---", &mut scratch, |segment| segments.push(segment));
-        let whole = |segment: &Segment| {
-            let header = &scratch[segment.header_at..segment.header_at + segment.header_length];
-            assert_eq!(&header[..8], b"VXLAN---");
-            [&header[8..], &frame[segment.payload_at..segment.payload_at + segment.payload_length]].concat()
-        };
-        segments.iter().map(whole).collect()
+        let mut room = vec![1, 2, 3];
+        let length = cut.write(&frame, b"VXLAN---", &mut room);
+        let segments: Vec<&[u8]> = room[3..].chunks(length).collect();
+        assert_eq!(segments.len(), cut.segments(frame.len()));
+        segments.iter().map(|segment| segment.strip_prefix(b"VXLAN---").unwrap().to_vec()).collect()
     }
 
     #[test]
@@ -397,9 +387,9 @@ mod tests {
             frame.truncate(random.below(frame.len() + 1));
             let planned = plan_untrusted(&Vnet::parse(&header), &mut frame, 8, 1480);
             if let Ok(Plan::Segments(cut)) = planned {
-                let (mut scratch, mut octets) = (vec![], 0);
-                cut.each(&frame, b"12345678", &mut scratch, |segment| octets += segment.payload_length);
-                assert!(octets <= frame.len());
+                let mut room = vec![];
+                let length = cut.write(&frame, b"12345678", &mut room);
+                assert_eq!(room.len().div_ceil(length), cut.segments(frame.len()));
             }
         }
     }

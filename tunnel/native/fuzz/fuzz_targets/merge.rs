@@ -20,7 +20,7 @@ fuzz_target!(|octets: &[u8]| {
     let frames = frames(&mut draw);
     let views: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
     let mut told = Told::default();
-    merge_untrusted(&views, limits, &mut told);
+    merge_untrusted(&views, limits, &mut vec![], &mut told);
     told.account_for(&views);
 });
 

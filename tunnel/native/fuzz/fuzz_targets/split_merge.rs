@@ -33,7 +33,7 @@ fuzz_target!(|octets: &[u8]| {
     let segments_max = views.len().max(2);
     let limits = MergeLimits { overlay_mtu: PACKET_MAX, udp: true, mss: None, segments_max };
     let mut told = Told::default();
-    merge_untrusted(&views, limits, &mut told);
+    merge_untrusted(&views, limits, &mut vec![], &mut told);
     told.account_for(&views);
     if is_one_run(&made, size, &segments) {
         assert_eq!(told.0, [(vnet, frame, segments.len())], "the super-frame is back");

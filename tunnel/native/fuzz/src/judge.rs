@@ -1,7 +1,6 @@
 //! Judges: they share no code with what they judge, and take the naive way.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::IoSlice;
 
 use weft_core::entropy::flow_hash_untrusted;
 use weft_core::merge::Sink;
@@ -77,14 +76,10 @@ pub fn cut(vnet: &Vnet, frame: &[u8]) -> Vec<Vec<u8>> {
     let Ok(Plan::Segments(cut)) = plan_untrusted(vnet, &mut frame, PREFIX.len(), 1 << 17) else {
         panic!("not cut: {vnet:?} {frame:02x?}");
     };
-    let (mut scratch, mut segments) = (vec![1, 2, 3], vec![]);
-    cut.each(&frame, PREFIX, &mut scratch, |segment| segments.push(segment));
-    let whole = segments.iter().map(|segment| {
-        let header = &scratch[segment.header_at..][..segment.header_length];
-        assert_eq!(&header[..PREFIX.len()], PREFIX);
-        [&header[PREFIX.len()..], &frame[segment.payload_at..][..segment.payload_length]].concat()
-    });
-    whole.collect()
+    let mut room = vec![1, 2, 3];
+    let length = cut.write(&frame, PREFIX, &mut room);
+    let segments = room[3..].chunks(length);
+    segments.map(|segment| segment.strip_prefix(PREFIX).expect("the prefix").to_vec()).collect()
 }
 
 /// What a merge told: writes with the frames they stand for, and frames that are lost (0).
@@ -92,9 +87,8 @@ pub fn cut(vnet: &Vnet, frame: &[u8]) -> Vec<Vec<u8>> {
 pub struct Told(pub Vec<(Vnet, Vec<u8>, usize)>);
 
 impl Sink for Told {
-    fn write(&mut self, vnet: Vnet, slices: &[IoSlice<'_>], frames: usize) {
-        let octets = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-        self.0.push((vnet, octets, frames));
+    fn write(&mut self, vnet: Vnet, frame: &[u8], frames: usize) {
+        self.0.push((vnet, frame.to_vec(), frames));
     }
 
     fn lose(&mut self, reason: Reason, frame: &[u8]) {

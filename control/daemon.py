@@ -90,33 +90,33 @@ def choose_engine(config: Config) -> Choice:
     """
     node = config.node
     choice = choose_datapath(node.engine.value, obstacle=native_obstacle())
-    if problems := list(_beyond(node, choice)):
+    if problems := list(_what_is_not_to_be_had(node, choice)):
         raise ConfigError(*problems)
     reasons = [choice.reason]
     if node.workers > 1:
         reasons.append(f"{node.workers} workers")
     if node.cores:
-        reasons.append(f"pinned to {_listed(node.cores)}")
+        reasons.append(f"pinned to {_cores(node.cores)}")
     return replace(choice, reason="; ".join(reasons), workers=node.workers, cores=node.cores)
 
 
-def _beyond(node: NodeConfig, choice: Choice) -> Iterator[Problem]:
-    """What is wanted of threads that the engine, or of cores that this process has not."""
+def _what_is_not_to_be_had(node: NodeConfig, choice: Choice) -> Iterator[Problem]:
+    """Threads that the engine has not, and cores that this process may not use."""
     if choice.kind != NATIVE:
         why = f"the engine in Python has one thread, the daemon's ({choice.reason})"
         if node.workers > 1:
             yield Problem("node.workers", f"expected 1, found {node.workers}: {why}")
         if node.cores:
-            yield Problem("node.cores", f"expected none, found {_listed(node.cores)}: {why}")
+            yield Problem("node.cores", f"expected none, found {_cores(node.cores)}: {why}")
         return
     usable = os.sched_getaffinity(0)
     if missing := [core for core in node.cores if core not in usable]:
-        why = f"expected cores this process may use ({_listed(usable)}), found {_listed(missing)}"
+        why = f"expected cores this process may use ({_cores(sorted(usable))}), found {_cores(missing)}"
         yield Problem("node.cores", why)
 
 
-def _listed(cores: Iterable[int]) -> str:
-    return ", ".join(str(core) for core in sorted(cores))
+def _cores(cores: Iterable[int]) -> str:
+    return ", ".join(str(core) for core in cores)
 
 
 def waits_for_lease(config: NetworkConfig) -> bool:

@@ -80,7 +80,8 @@ def open_datapath(
             lanes.start(choice.cores)
         except OSError as error:
             datapath.close()
-            why = f"its {choice.workers} threads could not be started: {error.strerror}"
+            pinned = f" and pinned to cores {', '.join(map(str, choice.cores))}" if choice.cores else ""
+            why = f"its {choice.workers} threads could not be started{pinned}: {error.strerror}"
             raise DatapathUnavailableError(NATIVE, why) from error
         return datapath
     return PythonDatapath(

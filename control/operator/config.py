@@ -383,14 +383,17 @@ def _typed(value: object, model: type[Any], name: str) -> object:
     field = model.model_fields[name]
     if get_origin(field.annotation) is tuple:
         items = _split(value) if isinstance(value, str) else value
-        return [_table_or_text(item) for item in items] if isinstance(items, list | tuple) else items
+        if not isinstance(items, list | tuple):
+            return items
+        numbers = any(isinstance(each, Range) for each in _annotations(field.annotation))
+        return [_number_or_text(item) if numbers else _table_or_text(item) for item in items]
     if not isinstance(value, str):
         return value
     if field.annotation is bool:
         word = value.lower()
         return True if word in _TRUE else False if word in _FALSE else value
     if any(isinstance(each, Range) for each in [*field.metadata, *_annotations(field.annotation)]):
-        return int(value) if re.fullmatch("[0-9]{1,18}", value) else value
+        return _number_or_text(value)
     return value
 
 
@@ -399,6 +402,10 @@ def _split(text: str) -> object:
     if text.lstrip().startswith("["):
         return _toml_value(text)
     return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _number_or_text(item: object) -> object:
+    return int(item) if isinstance(item, str) and re.fullmatch("[0-9]{1,18}", item) else item
 
 
 def _table_or_text(item: object) -> object:

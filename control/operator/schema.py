@@ -44,7 +44,7 @@ FLANNEL_VNI = 1  # Flannel's vxlan backend
 
 # Ours
 WORKERS_MAX = 64
-CORE_MAX = 1023  # as many as glibc's cpu_set_t names
+CORE_MAX = 1023  # the last that a cpu_set_t of glibc has room for
 FDB_MAX = 1 << 20
 AGEING_MAX = 1_000_000  # seconds, the most IEEE 802.1Q-2018 table 8-6 allows
 
@@ -131,7 +131,7 @@ class NodeConfig(Table):
     workers: Annotated[int, Range("a number of workers", 1, WORKERS_MAX)] = 1
     """Threads of the native engine, each with a queue of every device and a socket on every port."""
     cores: tuple[Annotated[int, Range("a core", 0, CORE_MAX)], ...] = _list()
-    """The core each of them stays on; default: wherever the scheduler has it run."""
+    """The core that each worker stays on; default: wherever the scheduler has it run."""
     socket: PathField = DEFAULT_SOCKET
     """The Unix socket of the local API, mode 0660."""
     state_dir: PathField = "/var/lib/weft"

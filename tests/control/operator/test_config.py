@@ -391,6 +391,14 @@ def test_any_device_name_the_kernel_takes_will_do(name: str) -> None:
     assert load(None, {"vni": 1, "device": name}, {}).networks[0].device == name
 
 
+@pytest.mark.parametrize("text", ["0,3", "0, 3", "[0, 3]"])
+def test_a_list_of_numbers_may_be_a_variable(text: str) -> None:
+    environ = {"WEFT_NODE_CORES": text, "WEFT_NODE_WORKERS": "2"}
+    assert load(None, {"vni": "1"}, environ).node.cores == (0, 3)
+    (problem,) = problems(None, {"vni": "1"}, WEFT_NODE_CORES="zero")
+    assert problem == 'WEFT_NODE_CORES: expected a core of 0 to 1023, found "zero"'
+
+
 def test_every_problem_is_reported_together_in_the_files_order(tmp_path: Path) -> None:
     text = (
         '[node]\nnme = "n1"\nunderlay = ["192.0.2.1"]\n'

@@ -191,6 +191,18 @@ mod tests {
     }
 
     #[test]
+    fn neighbours_by_number_in_two_buffers_are_none() {
+        let (arena, scratch) = ([1; 40], [2; 60]);
+        let mut door = Door::default();
+        for place in [Place::Arena, Place::Scratch] {
+            let at = if place == Place::Arena { 0 } else { 20 };
+            door.add(Piece { place, at, length: 20 }, 0, FILL);
+        }
+        let datagrams = door.messages()[0].datagrams(Buffers { arena: &arena, scratch: &scratch });
+        assert_eq!(datagrams, [[1; 20], [2; 20]]);
+    }
+
+    #[test]
     fn a_message_is_bounded_in_datagrams_octets_and_marks() {
         let mut door = Door::default();
         for ecn in [0, 0, 0, 0, 0, 1, 0] {

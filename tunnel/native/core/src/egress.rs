@@ -47,6 +47,8 @@ const QUIET_SECONDS: f64 = 0.000_2;
 pub(crate) const FRAME_MAX: usize = 65_535 + ETHERNET_LENGTH + 4;
 /// Room for a turn's frames and one more that began just before its end.
 pub const ARENA_OCTETS: usize = OCTETS_PER_TURN + LEAD + FRAME_MAX;
+/// Segments made since the last flush; what one super-frame comes to beyond that is less than 16 MiB.
+const SCRATCH_OCTETS: usize = 1 << 20;
 /// What is full leaves at once, so that the other end works while we do; what a burst leaves over goes with it.
 const FLUSH_MESSAGES: usize = 3;
 /// Tries of a send; each that fails may tell of an earlier datagram.
@@ -96,7 +98,7 @@ impl Mark {
 impl Lane {
     /// Reads a turn's frames from a network's device.
     ///
-    /// HOT PATH: copies nothing, and builds nothing for a flow that is known.
+    /// HOT PATH: copies nothing but into segments, and builds nothing for a flow that is known.
     pub fn drain_device(&mut self, network: u32, now: f64) -> Work {
         let Some(network_) = self.network_mut(network) else { return Work::default() };
         if network_.subnets.is_some() {
@@ -125,9 +127,9 @@ impl Lane {
             let datagram = Datagram { at, end: at + HEADER_LENGTH + octets };
             self.meet(network, &mut arena, datagram, Vnet::parse(&vnet), now);
             octets_read += datagram.octets();
-            // Only what waits in a door keeps its place.  A super-frame has left: the next one finds that memory in
-            // the cache, which 64 KB at several places would empty of everything else.
-            at = if self.open.is_empty() { 2 } else { datagram.end };
+            // Only what waits in a door keeps its place.  A super-frame has left or was cut: the next one finds that
+            // memory in the cache, which 64 KB at several places would empty of everything else.
+            at = if self.arena_waits { datagram.end } else { 2 };
         }
         self.flush_all(&arena);
         self.arena = arena;
@@ -363,20 +365,20 @@ impl Lane {
     }
 
     fn cut(&mut self, vtep: u32, arena: &[u8], datagram: Datagram, cut: &crate::split::Cut, mark: Mark) {
-        let (mut prefix, mut frame) =
-            (&arena[datagram.at..datagram.at + HEADER_LENGTH], &arena[datagram.frame()]);
-        let mut cut = *cut;
-        self.book.generated += cut.segments(frame.len()) as u64 - 1;
-        if self.vtep(vtep).and_then(|vtep| self.network(vtep.network)).map_or(0, Network::hidden) > 0 {
-            (prefix, frame, cut) = (&[], &frame[ETHERNET_LENGTH..], cut.behind(ETHERNET_LENGTH));
+        if self.scratch.len() > SCRATCH_OCTETS {
+            self.flush_all(arena); // a super-frame for hundreds of VTEPs
         }
-        let mut scratch = mem::take(&mut self.scratch);
-        let start = scratch.len();
-        let length = cut.write(frame, prefix, &mut scratch);
-        let end = scratch.len();
-        self.scratch = scratch;
-        for at in (start..end).step_by(length) {
-            let octets = length.min(end - at);
+        let hidden = self.vtep(vtep).and_then(|vtep| self.network(vtep.network)).map_or(0, Network::hidden);
+        let left_out = hidden.saturating_sub(HEADER_LENGTH);
+        let prefix = &arena[datagram.at + hidden.min(HEADER_LENGTH)..datagram.at + HEADER_LENGTH];
+        let frame = &arena[datagram.frame()][left_out..];
+        let cut = cut.behind(left_out);
+        self.book.generated += cut.segments(frame.len()) as u64 - 1;
+        let start = self.scratch.len();
+        let stride = cut.make(frame, prefix, &mut self.scratch);
+        let end = self.scratch.len();
+        for at in (start..end).step_by(stride) {
+            let octets = stride.min(end - at);
             let segment = Piece { place: Place::Scratch, at: at as u32, length: octets as u32 };
             self.put(vtep, segment, mark, arena);
         }
@@ -386,7 +388,7 @@ impl Lane {
 
     /// HOT PATH: one finished datagram joins the door of its VTEP and source port.
     fn put(&mut self, vtep: u32, datagram: Piece, mark: Mark, arena: &[u8]) {
-        let Lane { vteps, underlays, open, bounds, .. } = self;
+        let Lane { vteps, underlays, open, arena_waits, bounds, .. } = self;
         let Some(vtep_) = vteps.get_mut(vtep as usize).and_then(Option::as_mut) else { return };
         let has_gso =
             vtep_.underlay.and_then(|number| underlays.get(number as usize)).is_some_and(|own| own.has_gso);
@@ -395,6 +397,7 @@ impl Lane {
         if door.is_empty() {
             open.push((vtep, index));
         }
+        *arena_waits |= datagram.place == Place::Arena;
         door.add(datagram, mark.ecn, Fill { has_gso, segments_max: bounds.send_segments });
         let (waiting, is_full) = (door.len(), door.messages()[0].octets > crate::batch::SEND_MAX / 2);
         if waiting >= MESSAGES_MAX || (waiting >= FLUSH_MESSAGES && is_full) {
@@ -411,6 +414,7 @@ impl Lane {
         }
         self.open = open;
         self.scratch.clear();
+        self.arena_waits = false;
     }
 
     /// HOT PATH: sends the first messages of a door, and takes them out whatever comes of that.
@@ -589,7 +593,7 @@ fn send(
     buffers: Buffers<'_>,
 ) -> std::io::Result<usize> {
     let Some(fd) = sender else { return Err(Error::from_raw_os_error(libc::ENETUNREACH)) };
-    let mut slices = Vec::with_capacity(160);
+    let mut slices = Vec::with_capacity(2 * MESSAGES_MAX);
     let mut ends = [0; MESSAGES_MAX];
     for (message, end) in messages.iter().zip(&mut ends) {
         message.slices(buffers, &mut slices);
@@ -630,20 +634,97 @@ fn is_no_segmentation(number: i32) -> bool {
 mod tests {
     use super::*;
     use crate::bucket::Meter;
-    use crate::lane::{Bounds, NetworkSettings};
+    use crate::flows::Remembered;
+    use crate::lane::{Bounds, Device, NetworkSettings};
     use crate::limits::{NetworkLimits, Shared};
-    use crate::sys::{Bell, Waiter};
+    use crate::sys::{Address, Bell, Waiter};
+    use crate::testing::{Made, Octets};
+    use std::net::UdpSocket;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixDatagram;
     use std::sync::Arc;
 
-    #[test]
-    fn who_was_quiet_is_asked_for_one_frame_and_who_was_not_for_a_burst() {
+    /// A lane with one network, the first, a bridge with VNI 7.
+    fn lane() -> Lane {
         let (waiter, bell) = (Arc::new(Waiter::new().unwrap()), Arc::new(Bell::new().unwrap()));
         let bounds = Bounds { send_segments: 63, write_segments: 64 };
         let mut lane = Lane::new(waiter, bell, Shared::new(Meter::new(0.0)), bounds);
         let settings = NetworkSettings { vni: Some(7), is_strict: false, suppresses: false, repairs: true };
-        let number = lane.add_network(settings, NetworkLimits::new(0.0), 0.0);
-        let network = lane.network_mut(number).unwrap();
+        lane.add_network(settings, NetworkLimits::new(0.0), 0.0);
+        lane
+    }
+
+    #[test]
+    fn who_was_quiet_is_asked_for_one_frame_and_who_was_not_for_a_burst() {
+        let mut lane = lane();
+        let network = lane.network_mut(0).unwrap();
         let asked = [1.0, 1.0001, 1.0002, 1.1].map(|now| network.reads_of_turn(now));
         assert_eq!(asked, [1, READS_PER_TURN, READS_PER_TURN, 1]);
+    }
+
+    /// Reads what a device gives in one drain and sends it over loopback: whose octets they are stays right while
+    /// segments and whole frames wait in two doors, and while more are made.
+    #[test]
+    fn a_bursts_frames_and_segments_leave_in_order_whichever_buffer_they_lie_in() {
+        let (host, device) = UnixDatagram::pair().unwrap();
+        device.set_nonblocking(true).unwrap();
+        let (sender, other) =
+            (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let mut lane = lane();
+        let network = 0;
+        let given = Device { fd: device.as_raw_fd(), is_heard: false, overlay_mtu: 1450, merges_udp: false };
+        lane.use_device(network, given).unwrap();
+        let underlay = lane.add_underlay(vec![sender.as_raw_fd(), other.as_raw_fd()], true);
+        let port = receiver.local_addr().unwrap().port();
+        let address = Address::new(&[127, 0, 0, 1], port, 0).unwrap();
+        let vtep = lane.add_vtep(network, address);
+        lane.route_vtep(vtep, address, Some(underlay), 1464);
+        let mut random = Octets::new(11);
+        let (mut expected, mut frames) = ([vec![], vec![]], 0);
+        for round in 0..5 {
+            let count = [1, 70, 7, 3, 2][round] * 300 + random.below(300);
+            let payload = random.take(count);
+            let made = if round % 2 == 0 {
+                Made::tcp(9, payload)
+            } else {
+                Made { version: 6, ..Made::udp(payload) }
+            };
+            let small = Made { payload: random.take(90), ..made.clone() };
+            if round == 0 {
+                let key = *made.build().first_chunk().unwrap();
+                let remembered = Remembered {
+                    key,
+                    verdict: Verdict::Encapsulate(vtep),
+                    places: &[],
+                    expires_at: f64::INFINITY,
+                    now: 0.0,
+                };
+                let Lane { networks, dependents, .. } = &mut lane;
+                networks[0].as_mut().unwrap().egress.activate(dependents, remembered);
+            }
+            let super_frame = Made { is_unfinished: true, ..made.clone() }.build();
+            host.send(&[&made.vnet(300).build()[..], &super_frame].concat()).unwrap();
+            host.send(&[&Vnet::default().build()[..], &small.build()].concat()).unwrap();
+            let of_flow = &mut expected[flow_hash_untrusted(&super_frame) as usize % 2];
+            of_flow.extend(made.segments(300).chain([small.build()]));
+            frames += made.payload.len().div_ceil(300) + 1;
+        }
+        lane.network_mut(network).unwrap().drained_at = 1.0;
+        lane.drain_device(network, 1.0);
+        let mut arrived = [vec![], vec![]];
+        let mut datagram = [0; 2048];
+        while let Ok((octets, from)) = receiver.recv_from(&mut datagram) {
+            assert_eq!(datagram[..HEADER_LENGTH], [8, 0, 0, 0, 0, 0, 7, 0]);
+            let is_other = from.port() == other.local_addr().unwrap().port();
+            arrived[usize::from(is_other)].push(datagram[HEADER_LENGTH..octets].to_vec());
+        }
+        assert!(expected.iter().all(|of_door| !of_door.is_empty()), "two doors");
+        assert_eq!(arrived, expected);
+        assert_eq!(
+            (lane.book.sent, lane.book.received + lane.book.generated),
+            (frames as u64, frames as u64)
+        );
     }
 }

@@ -358,6 +358,8 @@ pub struct Lane {
     // Egress.
     pub(crate) arena: Vec<u8>,
     pub(crate) scratch: Vec<u8>,
+    /// Whether anything in a door lies in the arena.
+    pub(crate) arena_waits: bool,
     pub(crate) open: Vec<(u32, usize)>,
     // Ingress.
     pub(crate) received: Vec<u8>,
@@ -387,7 +389,8 @@ impl Lane {
             held_frames: 0,
             held_octets: 0,
             arena: vec![0; crate::egress::ARENA_OCTETS],
-            scratch: Vec::with_capacity(1 << 16),
+            scratch: Vec::with_capacity(1 << 17),
+            arena_waits: false,
             open: vec![],
             received: vec![0; crate::ingress::BUFFER_OCTETS],
             groups: vec![],

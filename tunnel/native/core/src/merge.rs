@@ -3,8 +3,8 @@
 //!
 //! Every checksum is verified, none taken on trust; unfinished segments merge among themselves only.  A run
 //! stands where its first segment stood, and what cannot be merged ends the run of its flow, so nothing overtakes
-//! within a flow and nothing is kept for a later call.  Payloads are borrowed, never copied.
-//! Over 500 lines, its tests among them: they hold the rules as much as the code does.
+//! within a flow and nothing is kept for a later call.  What is merged is put together in one buffer, where
+//! `tunnel.merge` has the kernel gather it: to copy what is in the cache costs less (docs/performance.md).
 
 use crate::checksum::{WORD_MAX, folded, negative, word_sum};
 use crate::octets::{
@@ -98,13 +98,13 @@ struct Run {
     is_over: bool,
 }
 
-/// Merges frames of one read that go to one device; tells the sink what to write, in order.  What is merged is put
-/// together in the room, which loses what it held.
-pub fn merge_untrusted(frames: &[&[u8]], limits: MergeLimits, room: &mut Vec<u8>, sink: &mut impl Sink) {
+/// Merges frames of one read that go to one device; tells the sink what to write, in order.  `merged` is where frames
+/// are put together; it loses what it held.
+pub fn merge_untrusted(frames: &[&[u8]], limits: MergeLimits, merged: &mut Vec<u8>, sink: &mut impl Sink) {
     let mut merge =
         Merge { frames, next: vec![NONE; frames.len()], runs: vec![], places: Vec::with_capacity(4) };
     merge.sort(limits);
-    merge.tell(limits, room, sink);
+    merge.tell(limits, merged, sink);
 }
 
 #[derive(Clone, Copy)]
@@ -212,13 +212,13 @@ impl<'a> Merge<'a> {
         true
     }
 
-    fn tell(&self, limits: MergeLimits, room: &mut Vec<u8>, sink: &mut impl Sink) {
+    fn tell(&self, limits: MergeLimits, merged: &mut Vec<u8>, sink: &mut impl Sink) {
         for place in &self.places {
             match *place {
                 Place::Run(run) if self.runs[run].frames > 1 => {
                     let run = &self.runs[run];
-                    let vnet = self.put_together(run, room);
-                    sink.write(vnet, room, run.frames);
+                    let vnet = self.put_together(run, merged);
+                    sink.write(vnet, merged, run.frames);
                 }
                 Place::Run(run) => tell_plain(self.frames[self.runs[run].first], limits, sink),
                 Place::Frame(at) => tell_plain(self.frames[at], limits, sink),
@@ -226,17 +226,17 @@ impl<'a> Merge<'a> {
         }
     }
 
-    /// The one frame the segments were.
-    fn put_together(&self, run: &Run, room: &mut Vec<u8>) -> Vnet {
+    /// Puts together the one frame the segments were; its virtio header.
+    fn put_together(&self, run: &Run, merged: &mut Vec<u8>) -> Vnet {
         let shape = run.shape;
-        room.clear();
-        room.extend_from_slice(&self.frames[run.first][..shape.payload_at]);
+        merged.clear();
+        merged.extend_from_slice(&self.frames[run.first][..shape.payload_at]);
         let mut at = run.first as u32;
         while at != NONE {
-            room.extend_from_slice(&self.frames[at as usize][shape.payload_at..]);
+            merged.extend_from_slice(&self.frames[at as usize][shape.payload_at..]);
             at = self.next[at as usize];
         }
-        let (header, payload) = room.split_at_mut(shape.payload_at);
+        let (header, payload) = merged.split_at_mut(shape.payload_at);
         let l4_length = shape.payload_at - shape.l4_at + payload.len();
         if shape.version == 4 {
             put_word(header, shape.length_at(), (shape.l4_at - shape.network_at + l4_length) as u16);

@@ -1,9 +1,9 @@
 //! Split: a super-frame the host left to its network card becomes the segments that card would have made
 //! (`tunnel.split`, which draws it).
 //!
-//! Segments are made one behind the other, so that they leave as one slice: to copy their payload, which is in the cache,
-//! costs less than to have the kernel gather it (docs/performance.md).  From one segment to the next these octets of the
-//! header change, and nothing else:
+//! There the kernel gathers headers and payload.  Here segments are made one behind the other and leave as one slice:
+//! to copy a payload that is in the cache costs less (docs/performance.md).  From one segment to the next these octets
+//! of the header change, and nothing else:
 //!
 //! ```text
 //! IPv4   identification + 1; total length and so the checksum
@@ -198,11 +198,11 @@ impl Cut {
         }
     }
 
-    /// Makes the segments, one behind the other, each with the prefix before it, behind what the room holds already;
-    /// how long each but the last is with its prefix.
+    /// Makes the segments, one behind the other, each with the prefix before it, behind what `made` holds already.
+    /// Gives the stride: octets of each but the last, its prefix with it.
     ///
     /// HOT PATH: once per segment sent.
-    pub fn write(&self, frame: &[u8], prefix: &[u8], room: &mut Vec<u8>) -> usize {
+    pub fn make(&self, frame: &[u8], prefix: &[u8], made: &mut Vec<u8>) -> usize {
         let Cut { network_at, l4_at, payload_at, size, .. } = *self;
         let last = self.segments(frame.len()) - 1;
         let network = self.network_base(frame);
@@ -213,11 +213,11 @@ impl Cut {
         for index in 0..=last {
             let start = payload_at + index * size;
             let end = frame.len().min(start + size);
-            room.extend_from_slice(prefix);
-            let segment_at = room.len();
-            room.extend_from_slice(&frame[..payload_at]);
-            room.extend_from_slice(&frame[start..end]);
-            let segment = &mut room[segment_at..];
+            made.extend_from_slice(prefix);
+            let segment_at = made.len();
+            made.extend_from_slice(&frame[..payload_at]);
+            made.extend_from_slice(&frame[start..end]);
+            let segment = &mut made[segment_at..];
             let length = segment.len();
             if self.version == 4 {
                 let number = identification.wrapping_add(index as u16);
@@ -290,9 +290,9 @@ mod tests {
         let Ok(Plan::Segments(cut)) = plan_untrusted(&made.vnet(size), &mut frame, 8, 65_535) else {
             panic!("not cut: {made:?}");
         };
-        let mut room = vec![1, 2, 3];
-        let length = cut.write(&frame, b"VXLAN---", &mut room);
-        let segments: Vec<&[u8]> = room[3..].chunks(length).collect();
+        let mut made = vec![1, 2, 3];
+        let stride = cut.make(&frame, b"VXLAN---", &mut made);
+        let segments: Vec<&[u8]> = made[3..].chunks(stride).collect();
         assert_eq!(segments.len(), cut.segments(frame.len()));
         segments.iter().map(|segment| segment.strip_prefix(b"VXLAN---").unwrap().to_vec()).collect()
     }
@@ -387,11 +387,23 @@ mod tests {
             frame.truncate(random.below(frame.len() + 1));
             let planned = plan_untrusted(&Vnet::parse(&header), &mut frame, 8, 1480);
             if let Ok(Plan::Segments(cut)) = planned {
-                let mut room = vec![];
-                let length = cut.write(&frame, b"12345678", &mut room);
-                assert_eq!(room.len().div_ceil(length), cut.segments(frame.len()));
+                let mut made = vec![];
+                let stride = cut.make(&frame, b"12345678", &mut made);
+                assert_eq!(made.len().div_ceil(stride), cut.segments(frame.len()));
             }
         }
+    }
+
+    #[test]
+    fn a_cut_behind_some_octets_makes_the_same_without_them() {
+        let made = Made { is_unfinished: true, ..Made::tcp(1, vec![5; 3000]) };
+        let frame = made.build();
+        let cut = locate_untrusted(&made.vnet(1000), &frame).unwrap();
+        let (mut whole, mut packets) = (vec![], vec![]);
+        let stride = cut.make(&frame, b"", &mut whole);
+        assert_eq!(cut.behind(14).make(&frame[14..], b"", &mut packets), stride - 14);
+        let without: Vec<&[u8]> = whole.chunks(stride).map(|segment| &segment[14..]).collect();
+        assert_eq!(packets, without.concat());
     }
 
     #[test]

@@ -5,6 +5,8 @@
 use std::io::{Error, IoSlice, Result};
 use std::mem::{MaybeUninit, size_of, zeroed};
 use std::os::fd::RawFd;
+use std::os::unix::thread::JoinHandleExt;
+use std::thread::JoinHandle;
 
 const SOL_UDP: libc::c_int = 17;
 const UDP_SEGMENT: libc::c_int = 103;
@@ -45,13 +47,13 @@ pub fn sleep_precisely() {
 }
 
 /// Has a thread run on one core only.
-pub fn pin(thread: libc::pthread_t, core: usize) -> Result<()> {
+pub fn pin(thread: &JoinHandle<()>, core: usize) -> Result<()> {
     // SAFETY: a set of zeros is the empty one.
     let mut only: libc::cpu_set_t = unsafe { zeroed() };
     // SAFETY: a core beyond the set's end makes it panic, not write there.
     unsafe { libc::CPU_SET(core, &mut only) };
-    // SAFETY: the thread is the caller's and not joined yet; the set is read, and no more of it than it has.
-    match unsafe { libc::pthread_setaffinity_np(thread, size_of_val(&only), &only) } {
+    // SAFETY: who holds the handle has not joined the thread; the set is read, and no more of it than it has.
+    match unsafe { libc::pthread_setaffinity_np(thread.as_pthread_t(), size_of_val(&only), &only) } {
         0 => Ok(()),
         number => Err(Error::from_raw_os_error(number)),
     }

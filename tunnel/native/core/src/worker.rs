@@ -19,7 +19,6 @@
 //! A panic ends every worker, marks the lane as broken, and rings the bell: the loop thread brings the daemon to an end
 //! that is explained.
 
-use std::os::unix::thread::JoinHandleExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,11 +90,9 @@ impl Engine {
         for (number, worker) in self.workers.iter().enumerate() {
             let worker = worker.clone();
             let thread = std::thread::Builder::new().name("weft-lane".into()).spawn(move || worker.run())?;
-            let handle = thread.as_pthread_t();
+            let pinned = cores.get(number).map_or(Ok(()), |core| sys::pin(&thread, *core));
             self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-            if let Some(core) = cores.get(number) {
-                sys::pin(handle, *core)?;
-            }
+            pinned?;
         }
         Ok(())
     }
@@ -345,6 +342,16 @@ mod tests {
         assert_eq!(reached, 1, "the other lane is changed all the same");
         assert_eq!(engine.look_at_each_lane(|lane| lane.book.received), [0, 0]);
         assert!(!engine.turn_once(), "no worker goes on");
+        engine.stop();
+    }
+
+    #[test]
+    fn a_worker_is_pinned_where_there_is_such_a_core() {
+        let engine = Engine::new(BOUNDS, 1).unwrap();
+        engine.start(&[0]).unwrap();
+        engine.stop();
+        let engine = Engine::new(BOUNDS, 1).unwrap();
+        assert_eq!(engine.start(&[1023]).unwrap_err().raw_os_error(), Some(libc::EINVAL));
         engine.stop();
     }
 

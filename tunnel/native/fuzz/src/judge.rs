@@ -76,9 +76,9 @@ pub fn cut(vnet: &Vnet, frame: &[u8]) -> Vec<Vec<u8>> {
     let Ok(Plan::Segments(cut)) = plan_untrusted(vnet, &mut frame, PREFIX.len(), 1 << 17) else {
         panic!("not cut: {vnet:?} {frame:02x?}");
     };
-    let mut room = vec![1, 2, 3];
-    let length = cut.write(&frame, PREFIX, &mut room);
-    let segments = room[3..].chunks(length);
+    let mut made = vec![1, 2, 3];
+    let stride = cut.make(&frame, PREFIX, &mut made);
+    let segments = made[3..].chunks(stride);
     segments.map(|segment| segment.strip_prefix(PREFIX).expect("the prefix").to_vec()).collect()
 }
 

@@ -145,9 +145,13 @@ def run_tcp(situation: Situation, *options: str) -> Outcome:
     address, mtu = situation.overlay.address(1), situation.overlay.mtu
     with iperf_server(situation.receiver, address), situation.metered() as meter:
         run = run_client(situation.sender, address, situation.seconds, mtu, *options)
-    measures = {"gbit_s": run.gbit_s, "retransmits": float(run.retransmits)}
-    segments = -(-run.octets // segment_payload(mtu))
-    return Outcome(run.octets, segments, measures, meter.usage)
+    segment = segment_payload(mtu)
+    measures = {
+        "gbit_s": run.gbit_s,
+        "retransmits": float(run.retransmits),
+        "segment_octets": float(segment),
+    }
+    return Outcome(run.octets, -(-run.octets // segment), measures, meter.usage)
 
 
 def tcp(name: str, title: str, *options: str) -> Scenario:

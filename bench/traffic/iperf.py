@@ -5,9 +5,10 @@ The keys are those of 3.12 and later; `sum_received` is what the far program rea
 Segments carry a multiple of 32 octets.  A processor that copies by `rep movsb` may be slow where the
 destination lies a little after the source, modulo a page: an AMD EPYC of the third generation copies 2 GB/s
 instead of 35 where it is 1 to 31 octets.  iperf3 writes from the start of one page-aligned buffer, so each
-partial write moves the two against each other by whole segments; and a sender that is slow makes no more
-partial writes, it stays where it is.  In four of six runs over weft a third to three quarters of the sender's
-copying was of that kind, and none where the sender itself was the narrowest place, as with kernel VXLAN.
+partial write moves the two against each other by whole segments; and once they are a bad distance apart they
+stay so, for a sender that is slow makes no more partial writes.  In four of six runs over weft a third to
+three quarters of the sender's copying was of that kind, and none where the sender itself was the narrowest
+place, as with kernel VXLAN.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def iperf_server(place: Place, address: Address) -> Iterator[None]:
 
 
 def segment_payload(mtu: int) -> int:
-    """Octets of the stream in a full segment."""
+    """Octets of the stream in a full segment, over IPv4 and with time stamps."""
     return (mtu - IP_AND_TCP - TIME_STAMPS) // COPY_ALIGNMENT * COPY_ALIGNMENT
 
 

@@ -25,7 +25,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip
 
 Interface = IPv4Interface | IPv6Interface
 Address = IPv4Address | IPv6Address
-Setting = str | int | bool | list[str]
+Setting = str | int | bool | list[str] | list[int]
 
 # From the specification
 VXLAN_PORT = 4789  # RFC 7348 section 8

@@ -50,7 +50,7 @@ impl Lane {
             let datagram = Datagram { at, end: at + LEAD + octets };
             packets += 1;
             self.meet_packet(network, &mut arena, datagram, Vnet::parse(&vnet).with_ethernet(), now);
-            octets_read += octets;
+            octets_read += datagram.end - datagram.at; // with its lead: it is the arena's room that is counted
             at = if self.arena_waits { datagram.end } else { 0 };
         }
         self.flush_all(&arena);

@@ -22,12 +22,9 @@ be called by the kernel for every datagram it frees, which is every segment of a
 An address may go and come back, and its device may be made anew: sockets are bound to the address, not
 to the device, and go on.  Only a link-local address is tied to a device's index: then `rebind()`.
 
-Longer than most because the kernel's socket quirks stand here and nowhere else.
+Over 500 lines: the kernel's socket quirks stand here and nowhere else.
 
 Heads up: read ip(7), ipv6(7) and udp(7), IP_RECVERR above all, before changing this file.
-
-Over 500 lines: the sockets of an underlay and what a send may tell of an earlier one are one set of quirks, and
-whoever changes one has to see the others.
 """
 
 from __future__ import annotations

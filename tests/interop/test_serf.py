@@ -63,7 +63,7 @@ def test_a_weft_node_joins_a_stock_pool_of_two(tmp_path: Path, keys: tuple[bytes
         secret = [f"-encrypt={format_key(key)}" for key in keys]
         first = pool.agent("s1", "-tag", "role=db", *secret)
         await until(first.members, within=10, what="s1 runs")
-        second = pool.agent("s2", "-join", first.host, *secret)
+        second = pool.agent("s2", f"-retry-join={first.host}", *secret)
         weft = pool.weft(
             "w1", seeds=(first.endpoint,), keys=keys, tags={"weft_id": "w1", "weft_vtep": "192.0.2.1"}
         )
@@ -83,7 +83,7 @@ def test_a_stock_agent_joins_a_pool_of_weft_nodes(tmp_path: Path, keys: tuple[by
         second = pool.weft("w2", keys=keys, seeds=(first.endpoint,))
         await until(lambda: second.status("w1") == "alive", within=5, what="w2 joined w1")
         secret = [f"-encrypt={format_key(key)}" for key in keys]
-        agent = pool.agent("s1", "-join", first.endpoint.host, *secret)
+        agent = pool.agent("s1", f"-retry-join={first.endpoint.host}", *secret)
         for weft in (first, second):
             await alive_both_ways(agent, weft)
 
@@ -102,7 +102,7 @@ async def quiet_life(pool: Pool, *keys: bytes) -> None:
     secret = [f"-encrypt={format_key(key)}" for key in keys]
     agent = pool.agent("s1", *secret)
     await until(agent.members, within=10, what="s1 runs")
-    other = pool.agent("s2", "-join", agent.host, *secret)
+    other = pool.agent("s2", f"-retry-join={agent.host}", *secret)
     wefts = [pool.weft(name, seeds=(agent.endpoint,), keys=keys) for name in ("w1", "w2")]
     for weft in wefts:
         await alive_both_ways(agent, weft)
@@ -162,7 +162,7 @@ def test_a_weft_node_that_leaves_has_left_and_one_that_dies_has_failed(tmp_path:
 def test_a_stock_agent_that_leaves_has_left_and_one_that_dies_is_dead(tmp_path: Path) -> None:
     async def story(pool: Pool) -> None:
         weft = pool.weft("w1")
-        agents = [pool.agent(name, "-join", weft.endpoint.host) for name in ("leaver", "victim")]
+        agents = [pool.agent(name, f"-retry-join={weft.endpoint.host}") for name in ("leaver", "victim")]
         for agent in agents:
             await alive_both_ways(agent, weft)
         agents[0].run("leave")
@@ -204,11 +204,11 @@ def test_a_weft_node_that_moves_is_followed_without_a_conflict(tmp_path: Path) -
 def test_a_stock_agent_back_at_another_address_is_followed(tmp_path: Path) -> None:
     async def story(pool: Pool) -> None:
         weft = pool.weft("w1")
-        agent = pool.agent("s1", "-join", weft.endpoint.host)
+        agent = pool.agent("s1", f"-retry-join={weft.endpoint.host}")
         await alive_both_ways(agent, weft)
         agent.run("leave")
         await until(lambda: weft.status("s1") == "left", within=15, what="w1 sees it left")
-        back = pool.agent("s1", "-join", weft.endpoint.host)
+        back = pool.agent("s1", f"-retry-join={weft.endpoint.host}")
         await until(
             lambda: weft.status("s1") == "alive" and weft.core.lookup("s1").endpoint == back.endpoint,  # type: ignore[union-attr]
             within=15,
@@ -223,7 +223,7 @@ def test_the_key_is_rotated_from_either_side(tmp_path: Path, by: str) -> None:
     async def story(pool: Pool) -> None:
         agents = [pool.agent("s1", pool.keyring_file("s1", OLD_KEY))]
         await until(agents[0].members, within=10, what="s1 runs")
-        agents.append(pool.agent("s2", "-join", agents[0].host, pool.keyring_file("s2", OLD_KEY)))
+        agents.append(pool.agent("s2", f"-retry-join={agents[0].host}", pool.keyring_file("s2", OLD_KEY)))
         wefts = [pool.weft(name, seeds=(agents[0].endpoint,), keys=(OLD_KEY,)) for name in ("w1", "w2")]
         for weft in wefts:
             for agent in agents:
@@ -273,7 +273,7 @@ def test_a_forged_conflict_does_not_make_the_stock_agent_quit(tmp_path: Path) ->
     async def story(pool: Pool) -> None:
         weft = pool.weft("w1")
         other = pool.weft("w2", seeds=(weft.endpoint,))
-        agent = pool.agent("s1", "-join", weft.endpoint.host)
+        agent = pool.agent("s1", f"-retry-join={weft.endpoint.host}")
         for member in (weft, other):
             await alive_both_ways(agent, member)
         forged_conflict(agent, Endpoint("192.0.2.66", 7946))

@@ -79,11 +79,11 @@ def test_each_carries_some_flows_and_each_flow_is_carried_by_one(lab: Lab) -> No
     worked = [after - before for before, after in zip(ran_before, ran(lab.daemons["n1"]), strict=True)]
     assert len(worked) == WORKERS["n1"]
     assert sum(each > sum(worked) / 20 for each in worked) > 1, worked
+    # Behind a gap of lost segments others wait out of order, too: what counts is what a sender took for overtaken.
     for place, counted in before.items():
         after = tcp_counts(place)
-        out_of_order = after["TCPOFOQueue"] - counted["TCPOFOQueue"]
-        segments = after["InSegs"] - counted["InSegs"]
-        assert out_of_order < segments / 50
+        overtaken = sum(after[name] - counted[name] for name in ("TCPSACKReorder", "TCPTSReorder"))
+        assert overtaken < 3
     payloads = [os.urandom(octets) for octets in (0, 1, 1400, 20_000)]
     assert echo_over_udp(n1, n2, N2, payloads) == payloads
 

@@ -49,7 +49,7 @@ class Agent:
         self.rpc = f"{host}:7373"
         self._log = folder / f"{name}-{host}.log"
         command = [SERF or "serf", "agent", "-log-level=debug", f"-node={name}"]
-        command += [f"-bind={host}:{GOSSIP_PORT}", f"-rpc-addr={self.rpc}", *arguments]
+        command += [f"-bind={host}:{GOSSIP_PORT}", f"-rpc-addr={self.rpc}", "-retry-interval=1s", *arguments]
         environment = os.environ | {"HOME": str(folder)}
         with self._log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)

@@ -633,31 +633,18 @@ fn is_no_segmentation(number: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bucket::Meter;
     use crate::flows::Remembered;
-    use crate::lane::{Bounds, Device, NetworkSettings};
-    use crate::limits::{NetworkLimits, Shared};
-    use crate::sys::{Address, Bell, Waiter};
-    use crate::testing::{Made, Octets};
+    use crate::lane::Device;
+    use crate::sys::Address;
+    use crate::testing::{Made, Octets, lane_of};
     use std::net::UdpSocket;
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixDatagram;
-    use std::sync::Arc;
-
-    /// A lane with one network, the first, a bridge with VNI 7.
-    fn lane() -> Lane {
-        let (waiter, bell) = (Arc::new(Waiter::new().unwrap()), Arc::new(Bell::new().unwrap()));
-        let bounds = Bounds { send_segments: 63, write_segments: 64 };
-        let mut lane = Lane::new(waiter, bell, Shared::new(Meter::new(0.0)), bounds);
-        let settings = NetworkSettings { vni: Some(7), is_strict: false, suppresses: false, repairs: true };
-        lane.add_network(settings, NetworkLimits::new(0.0), 0.0);
-        lane
-    }
 
     #[test]
     fn who_was_quiet_is_asked_for_one_frame_and_who_was_not_for_a_burst() {
-        let mut lane = lane();
-        let network = lane.network_mut(0).unwrap();
+        let (mut lane, network) = lane_of(Some(7));
+        let network = lane.network_mut(network).unwrap();
         let asked = [1.0, 1.0001, 1.0002, 1.1].map(|now| network.reads_of_turn(now));
         assert_eq!(asked, [1, READS_PER_TURN, READS_PER_TURN, 1]);
     }
@@ -672,8 +659,7 @@ mod tests {
             (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         receiver.set_nonblocking(true).unwrap();
-        let mut lane = lane();
-        let network = 0;
+        let (mut lane, network) = lane_of(Some(7));
         let given = Device { fd: device.as_raw_fd(), is_heard: false, overlay_mtu: 1450, merges_udp: false };
         lane.use_device(network, given).unwrap();
         let underlay = lane.add_underlay(vec![sender.as_raw_fd(), other.as_raw_fd()], true);

@@ -130,3 +130,74 @@ impl Lane {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::ARENA_OCTETS;
+    use crate::flows::Remembered;
+    use crate::lane::Device;
+    use crate::packet::Subnets;
+    use crate::sys::Address;
+    use crate::testing::{Made, Octets, lane_of};
+    use std::net::UdpSocket;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixDatagram;
+
+    /// A turn's octets are the arena's, each packet's lead among them: with packets that all wait and come to a
+    /// little less than a turn by themselves, one more would no longer have its room.
+    #[test]
+    fn a_turn_of_long_packets_that_wait_ends_while_the_arena_has_room() {
+        const PACKETS: usize = 5;
+        const LENGTH: usize = 52_420; // five are a turn's octets with their leads, and are not without
+        const { assert!(PACKETS * LENGTH < OCTETS_PER_TURN && PACKETS * (LENGTH + LEAD) > OCTETS_PER_TURN) };
+        let (host, device) = UnixDatagram::pair().unwrap();
+        let room: libc::c_int = ARENA_OCTETS as libc::c_int;
+        // SAFETY: the option's value is an int.
+        let result = unsafe {
+            libc::setsockopt(host.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, (&raw const room).cast(), 4)
+        };
+        assert_eq!(result, 0);
+        device.set_nonblocking(true).unwrap();
+        let (sender, receiver) =
+            (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let (mut lane, network) = lane_of(None);
+        let given =
+            Device { fd: device.as_raw_fd(), is_heard: false, overlay_mtu: 65_000, merges_udp: false };
+        lane.use_device(network, given).unwrap();
+        let everywhere = [0; 5];
+        lane.program_subnets(network, vec![everywhere]);
+        let underlay = lane.add_underlay(vec![sender.as_raw_fd()], true);
+        let address = Address::new(&[127, 0, 0, 1], receiver.local_addr().unwrap().port(), 0).unwrap();
+        let vtep = lane.add_vtep(network, address);
+        lane.route_vtep(vtep, address, Some(underlay), 65_000);
+
+        let payload = Octets::new(3).take(LENGTH - 28);
+        let mut packet = Made::udp(payload).build().split_off(ETHERNET_LENGTH);
+        assert_eq!(packet.len(), LENGTH);
+        let remembered = Remembered {
+            key: Subnets::new([everywhere]).egress_key(&[&ETHERNET[..], &packet].concat()),
+            verdict: Verdict::Encapsulate(vtep),
+            places: &[],
+            expires_at: f64::INFINITY,
+            now: 0.0,
+        };
+        let Lane { networks, dependents, .. } = &mut lane;
+        networks[0].as_mut().unwrap().egress.activate(dependents, remembered);
+        for _ in 0..=PACKETS {
+            host.send(&[&Vnet::default().build()[..], &packet].concat()).unwrap();
+        }
+        lane.network_mut(network).unwrap().drained_at = 1.0;
+        lane.drain_device(network, 1.0);
+        assert_eq!(lane.book.sent, PACKETS as u64);
+        lane.drain_device(network, 1.0);
+        assert_eq!(lane.book.sent, PACKETS as u64 + 1);
+
+        let mut arrived = vec![0; LENGTH + 1];
+        assert_eq!(receiver.recv(&mut arrived).unwrap(), LENGTH);
+        let mut frame = [&ETHERNET[..], &packet].concat();
+        forward_untrusted(&mut frame).unwrap();
+        packet = frame.split_off(ETHERNET_LENGTH);
+        assert_eq!(arrived[..LENGTH], packet);
+    }
+}

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -203,6 +204,7 @@ class Daemon:
                 raise network.unwritten
         await self._open_for_others(stack, engine)
         gc.freeze()  # what is there now stays: no collection walks it again
+        gc.enable()  # see `weft run`
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._introspector.ready = True
         notify("READY=1")
@@ -225,9 +227,12 @@ class Daemon:
     async def _open_for_others(self, stack: AsyncExitStack, engine: Choice) -> None:
         """The pool and the local API.
 
-        Their libraries take longer to import than everything else together, so they are imported here,
-        when frames cross already.
+        Their libraries take longer to import than everything else there is to do, so they are imported when
+        frames cross already, and in a thread, so that they go on crossing.
         """
+        await asyncio.to_thread(import_module, "control.operator.api")
+        if self._config.gossip is not None:
+            await asyncio.to_thread(import_module, "control.pool")
         from control.operator.api import ApiServer
 
         events = Events(self._datapath, self._tables, time.monotonic)

@@ -20,6 +20,7 @@ from support.lab import ROOT, BuildLab, leaves_no_trace
 from support.serving import PATIENCE_S, await_ready, eventually, exit_status, refused, serve, start, view
 from support.traffic import mac_of, open_in, type_in
 
+from bench.lab import checks
 from bench.lab.commands import run_command
 from bench.lab.namespaces import Daemon, Lab, Place
 from bench.lab.topology import NodeKind, segment
@@ -192,6 +193,35 @@ def test_every_mistake_of_a_configuration_is_named_at_once(lab: Lab, n1: Place, 
         assert re.search(rf"line {line}: \S*{key}", said), f"{key} in line {line} is not named:\n{said}"
     assert "did you mean underlay?" in said
     assert said.splitlines()[-1].startswith("  try: ")
+
+
+# ── It comes up ─────────────────────────────────────────────────────────────────────────────────────────
+
+# A `sitecustomize` with which whoever imports the local API's library waits until a file is there.
+HELD_BACK = """
+import sys, time
+from pathlib import Path
+
+class Gate:
+    def find_spec(name, path=None, target=None):
+        while name == "aiohttp" and not Path({gate!r}).exists():
+            time.sleep(0.01)
+
+sys.meta_path.insert(0, Gate)
+"""
+
+
+def test_frames_cross_while_the_local_api_is_still_being_imported(build_lab: BuildLab, tmp_path: Path) -> None:
+    n1 = build_lab(segment("daemon", NodeKind.BARE, NodeKind.KERNEL_VXLAN))["n1"]
+    gate = tmp_path / "open"
+    (tmp_path / "sitecustomize.py").write_text(HELD_BACK.format(gate=str(gate)))
+    daemon = start(n1, tmp_path / "n1", *FLAGS, prefix=("env", f"PYTHONPATH={tmp_path}"))
+    eventually("a frame crosses", lambda: checks.ping(n1, ip_address("10.9.0.2"), count=1).complete)
+    assert not daemon.socket.exists()
+    gate.touch()
+    await_ready(daemon)
+    daemon.process.terminate()
+    assert exit_status(daemon) == 0, daemon.read_output()
 
 
 # ── It ends ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ packages through the entry-point group `weft.commands`, so that nothing here imp
 from __future__ import annotations
 
 import difflib
+import gc
 import json
 import os
 import pkgutil
@@ -67,7 +68,8 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            return self._load(pkgutil.resolve_name(COMMANDS[cmd_name][0]))
+            with _uncollected():
+                return self._load(pkgutil.resolve_name(COMMANDS[cmd_name][0]))
         entry = self._standalone().get(cmd_name)
         return self._load(entry.load()) if entry is not None else None
 
@@ -120,6 +122,16 @@ class LazyGroup(click.Group):
         from importlib.metadata import entry_points
 
         return {entry.name: entry for entry in entry_points(group=STANDALONE)}
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What importing makes stays: a collection meanwhile would walk all of it, again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @contextmanager

@@ -211,7 +211,7 @@ sys.meta_path.insert(0, Gate)
 """
 
 
-def test_frames_cross_while_the_local_api_is_still_being_imported(build_lab: BuildLab, tmp_path: Path) -> None:
+def test_frames_cross_while_the_local_api_is_being_imported(build_lab: BuildLab, tmp_path: Path) -> None:
     n1 = build_lab(segment("daemon", NodeKind.BARE, NodeKind.KERNEL_VXLAN))["n1"]
     gate = tmp_path / "open"
     (tmp_path / "sitecustomize.py").write_text(HELD_BACK.format(gate=str(gate)))

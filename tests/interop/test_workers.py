@@ -79,7 +79,7 @@ def test_each_carries_some_flows_and_each_flow_is_carried_by_one(lab: Lab) -> No
     worked = [after - before for before, after in zip(ran_before, ran(lab.daemons["n1"]), strict=True)]
     assert len(worked) == WORKERS["n1"]
     assert sum(each > sum(worked) / 20 for each in worked) > 1, worked
-    # Behind a gap of lost segments others wait out of order, too: what counts is what a sender took for overtaken.
+    # Behind a gap of lost segments others wait, too: what counts is what a sender took for overtaken.
     for place, counted in before.items():
         after = tcp_counts(place)
         overtaken = sum(after[name] - counted[name] for name in ("TCPSACKReorder", "TCPTSReorder"))

@@ -18,7 +18,6 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_interface
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.lab.abilities import why_no_kernel_vxlan, why_no_tap
-from bench.lab.commands import LabError, run_command, wait_until, weft_command
+from bench.lab.commands import LabError, run_command, weft_command
 from bench.lab.plan import WIRE_LIKE_FEATURES, configuration
 from bench.lab.topology import UNDERLAY_DEVICE, Address, NodeKind, Setting, UnderlayKind
 from bench.stage import REACHABLE_WITHIN_S, LabStage, Overlay, Stage
@@ -250,6 +249,12 @@ class Weft(Overlay):
     def stop_node(self, index: int) -> None:
         self._stop_services(index)
 
+    def await_reachable(self, *, within_s: float = REACHABLE_WITHIN_S) -> None:
+        """As for any; and every daemon has all open, which comes after its first frame."""
+        super().await_reachable(within_s=within_s)
+        for index in range(self.stage.size):
+            self._await_file(index, "weft.sock")
+
     def facts(self) -> Mapping[str, Any]:
         """Its engine, and the rungs it chose with its reasons."""
         return status_facts(["--socket", str(self.home(0) / "weft.sock")])
@@ -397,8 +402,3 @@ class OpenVSwitch(Overlay):
             self._run(index, "ethtool", "-K", device, "tx", "off")
             self._run(index, "ip", "link", "set", device, "up")
         self._run(index, "ip", "link", "set", self.device, "mtu", str(self.mtu))
-
-    def _await_file(self, index: int, name: str) -> None:
-        path = self.home(index) / name
-        deadline = time.monotonic() + REACHABLE_WITHIN_S
-        wait_until(path.exists, f"{path} is there", deadline=deadline, context=self._words)

@@ -275,6 +275,11 @@ class Overlay(ABC):
         except LabError:  # no such network yet
             return False
 
+    def _await_file(self, index: int, name: str) -> None:
+        path = self.home(index) / name
+        deadline = time.monotonic() + REACHABLE_WITHIN_S
+        wait_until(path.exists, f"{path} is there", deadline=deadline, context=self._words)
+
     def _words(self) -> str:
         return "\n".join(service.last_words() for services in self.services.values() for service in services)
 

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 # Ours
 UPKEEP_SECONDS = 1.0
+AGEING_SHARE = 1 / 60  # of the shortest ageing time: so much later than due a MAC may be forgotten …
+AGEING_PAUSE_MAX = 10.0  # … and no flow that has carried it expires before it is looked at
 UPKEEP_SLICE = 1024  # flows whose activity is read before the loop gets a turn
 SURVEY_REST_SECONDS = 0.25  # between two surveys: a storm of netlink messages is one change
 POOL_REST_SECONDS = 0.05  # the same of a storm of records
@@ -514,7 +516,7 @@ class Daemon:
         self._stopped.set()
 
     async def _keep_up(self) -> None:
-        """Every second: refresh what was seen, age what was not, expire flows, sample rates."""
+        """Every second: expire flows, sample rates; every few, refresh what was seen and age what was not."""
         while True:
             await asyncio.sleep(UPKEEP_SECONDS)
             now = time.monotonic()
@@ -522,17 +524,11 @@ class Daemon:
                 self._datapath.expire(now=now)
             except OSError as error:  # no descriptor left to read a counter with: frames still cross
                 log.warning("upkeep: %s", error)
-            activity = iter(self._datapath.activity(since=self._seen_until))
-            while seen := tuple(islice(activity, UPKEEP_SLICE)):
-                self._tables.apply(refresh(each for each in seen if each.network in self._tables))
-                await asyncio.sleep(0)
-            self._seen_until = now
+            if now - self._seen_until >= self._ageing_pause():
+                await self._age(now=now)
             for network in tuple(self._networks.values()):
                 if network.unwritten is not None:
                     await asyncio.to_thread(network.tell)
-            for network in self._networks.values():
-                delta = aged(network.id, self._tables[network.id], now=now, ageing=network.config.ageing_s)
-                self._tables.apply(delta)
             for underlay in self._underlays:
                 for feature in underlay.ladder.due(now=now):
                     is_on = underlay.probe(feature)
@@ -547,6 +543,23 @@ class Daemon:
             for injector in self._injectors:
                 await self._keep_doors(injector, now=now)
             self._introspector.tick(now=now)
+
+    def _ageing_pause(self) -> float:
+        """Seconds between two looks at what has been seen: with a look each second ten thousand MACs that talk
+        would keep the loop for a fifteenth of its time."""
+        shortest = min((network.config.ageing_s for network in self._networks.values()), default=0)
+        return min(shortest * AGEING_SHARE, AGEING_PAUSE_MAX)
+
+    async def _age(self, *, now: float) -> None:
+        """Notes which MACs were seen since the last time, and only then removes what has not been."""
+        activity = iter(self._datapath.activity(since=self._seen_until))
+        while seen := tuple(islice(activity, UPKEEP_SLICE)):
+            self._tables.apply(refresh(each for each in seen if each.network in self._tables))
+            await asyncio.sleep(0)
+        self._seen_until = now
+        for network in self._networks.values():
+            delta = aged(network.id, self._tables[network.id], now=now, ageing=network.config.ageing_s)
+            self._tables.apply(delta)
 
     async def _keep_doors(self, injector: Injector, *, now: float) -> None:
         """Names what got lost behind a door in use, and has one looked at that was shut long enough."""

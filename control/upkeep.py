@@ -1,4 +1,4 @@
-"""What must be done to the tables once a second: refresh what was seen, age what was not.  Pure.
+"""What must be done to the tables now and then: refresh what was seen, age what was not.  Pure.
 
 An engine remembers flows and does not tell the tables of every frame, so a MAC that talks through one
 remembered flow for an hour would age out.  `refresh` turns what the flows carried into the time their

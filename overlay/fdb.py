@@ -9,7 +9,7 @@ Heads up: read RFC 7348 section 4.1 and IEEE 802.1Q-2018 section 8.7 (learning) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from overlay.addr import Mac, VtepId
@@ -76,7 +76,7 @@ class Fdb:
         """Notes that the MAC was seen, only while it is still bound to this VTEP."""
         entry = self._entries.get(mac)
         if entry is not None and entry.vtep == vtep and entry.seen_at < seen_at:
-            self._entries[mac] = replace(entry, seen_at=seen_at)
+            self._entries[mac] = FdbEntry(mac, vtep, entry.origin, seen_at)
 
     def remove(self, mac: Mac) -> bool:
         """Unbinds the MAC; whether it was bound."""

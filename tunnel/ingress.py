@@ -109,14 +109,16 @@ class Ingress:
         HOT PATH: neighbours that agree in VXLAN header, MACs and EtherType are one flow's, and are looked
         at once.
         """
-        at, end = 0, len(run)
+        at, end, received = 0, len(run), port.datagram
         while at < end:
-            first = bytes(run[at : at + FLOW_END])
-            after = at + stride
-            while after < end and run[after : after + FLOW_END] == first:
+            first, after = received[at : at + FLOW_END], at + stride
+            while after < end and received.startswith(first, after, end):
                 after += stride
-            group = [run[start : min(start + stride, end)] for start in range(at, after, stride)]
-            self._receive_group(port, group, host, now=now, is_marked=is_marked)
+            if after - at == stride:
+                self._receive(port, run[at:after], host, None, now=now, is_marked=is_marked)
+            else:
+                group = [run[start : min(start + stride, end)] for start in range(at, after, stride)]
+                self._receive_group(port, group, host, now=now, is_marked=is_marked)
             at = after
 
     def _receive_group(

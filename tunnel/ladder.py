@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 # Ours
 RETRY_SECONDS = 60.0
@@ -22,7 +22,7 @@ RETRY_SECONDS = 60.0
 log = logging.getLogger("weft.ladder")
 
 
-class Feature(Enum):
+class Feature(StrEnum):
     """What a rung is made of; the value is its key under `[offload]`."""
 
     TAP_GSO = "tap_gso"

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from ipaddress import ip_address
+from typing import Any, cast
+
 import pytest
 
-from bench.traffic.iperf import parse_tcp_run, segment_payload
+from bench.lab.namespaces import Place
+from bench.traffic.iperf import parse_tcp_run, run_client, segment_payload
 
 
 def total(octets: int, seconds: float = 2.0, **more: int) -> dict[str, float]:
@@ -38,3 +44,23 @@ def test_no_time_is_no_rate() -> None:
 @pytest.mark.parametrize(("mtu", "payload"), [(1500, 1440), (1450, 1376), (1280, 1216), (9000, 8928)])
 def test_segments_carry_as_many_times_32_octets_as_the_mtu_lets_them(mtu: int, payload: int) -> None:
     assert segment_payload(mtu) == payload
+
+
+class Noting:
+    """Stands for a place: notes the command, and lets it have succeeded."""
+
+    def __init__(self) -> None:
+        self.argv: list[str] = []
+
+    def run(self, argv: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        self.argv = argv
+        end = {"sum_sent": total(900), "sum_received": total(500)}
+        return subprocess.CompletedProcess(argv, 0, json.dumps({"end": end}), "")
+
+
+def test_the_client_is_told_the_segment_with_its_time_stamps() -> None:
+    place = Noting()
+    run_client(cast("Place", place), ip_address("10.9.0.2"), 2.0, 1450, "-R")
+    told = dict(zip(place.argv[2::2], place.argv[3::2], strict=False))
+    assert (told["-t"], told["-M"]) == ("2", str(1376 + 12))
+    assert place.argv[-1] == "-R"

@@ -713,4 +713,31 @@ mod tests {
             (frames as u64, frames as u64)
         );
     }
+
+    /// What the segments of one super-frame for many VTEPs take is bounded: they leave while more are made.
+    #[test]
+    fn a_super_frame_for_many_vteps_is_not_all_cut_before_the_first_segment_leaves() {
+        const VTEPS: usize = 64;
+        let (mut lane, network) = lane_of(Some(7));
+        let (sender, receiver) =
+            (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let underlay = lane.add_underlay(vec![sender.as_raw_fd()], true);
+        let address = Address::new(&[127, 0, 0, 1], receiver.local_addr().unwrap().port(), 0).unwrap();
+        let vteps: Vec<u32> = (0..VTEPS).map(|_| lane.add_vtep(network, address)).collect();
+        for vtep in &vteps {
+            lane.route_vtep(*vtep, address, Some(underlay), 1464);
+        }
+        lane.program_flood(network, vteps);
+        let made = Made { is_unfinished: true, ..Made::tcp(9, Octets::new(5).take(60_000)) };
+        let frame = made.build();
+        let mut arena = vec![0; ARENA_OCTETS];
+        let datagram = Datagram { at: LEAD - HEADER_LENGTH, end: LEAD + frame.len() };
+        arena[datagram.frame()].copy_from_slice(&frame);
+        lane.replicate(network, &mut arena, datagram, made.vnet(1376), 1.0);
+        let cut = made.payload.len().div_ceil(1376);
+        assert!(lane.scratch.len() <= SCRATCH_OCTETS + 2 * frame.len(), "{}", lane.scratch.len());
+        assert!(lane.book.sent > 0);
+        lane.flush_all(&arena);
+        assert_eq!(lane.book.sent, (VTEPS * cut) as u64);
+    }
 }

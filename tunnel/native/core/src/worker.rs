@@ -347,8 +347,11 @@ mod tests {
 
     #[test]
     fn a_worker_is_pinned_where_there_is_such_a_core() {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let usable = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t")).unwrap();
+        let core = usable.split(['-', ',']).next().unwrap().parse().unwrap();
         let engine = Engine::new(BOUNDS, 1).unwrap();
-        engine.start(&[0]).unwrap();
+        engine.start(&[core]).unwrap();
         engine.stop();
         let engine = Engine::new(BOUNDS, 1).unwrap();
         assert_eq!(engine.start(&[1023]).unwrap_err().raw_os_error(), Some(libc::EINVAL));

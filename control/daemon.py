@@ -545,8 +545,10 @@ class Daemon:
             self._introspector.tick(now=now)
 
     def _ageing_pause(self) -> float:
-        """Seconds between two looks at what has been seen: with a look each second ten thousand MACs that talk
-        would keep the loop for a fifteenth of its time."""
+        """Seconds between two looks at what has been seen.
+
+        One each second would keep the loop for a fifteenth of its time while ten thousand MACs talk.
+        """
         shortest = min((network.config.ageing_s for network in self._networks.values()), default=0)
         return min(shortest * AGEING_SHARE, AGEING_PAUSE_MAX)
 

@@ -20,6 +20,10 @@ def drop_reasons() -> str:
         "",
         "No frame disappears without one of these. `weft drops` counts them, per network.",
         "*Ingress* is underlay → device, *egress* is device → underlay.",
+        "",
+        "What is lost outside of weft is counted there: by the underlay's device once a datagram was sent",
+        "(`ip -s link show eth0`, TX dropped: a veth pair keeps 256 packets), and by the program's own socket",
+        "once a frame was delivered (`nstat -az UdpRcvbufErrors`).",
     ]
     for reason in DropReason:
         sentence, _, direction = reason.value.rpartition(" [")

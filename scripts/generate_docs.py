@@ -22,8 +22,8 @@ def drop_reasons() -> str:
         "*Ingress* is underlay → device, *egress* is device → underlay.",
         "",
         "What is lost outside of weft is counted there: by the underlay's device once a datagram was sent",
-        "(`ip -s link show eth0`, TX dropped: a veth pair keeps 256 packets), and by the program's own socket",
-        "once a frame was delivered (`nstat -az UdpRcvbufErrors`).",
+        "(`ip -s link show eth0`, TX dropped: a veth pair keeps 256 packets), and by the program's own",
+        "socket once a frame was delivered (`nstat -az UdpRcvbufErrors`).",
     ]
     for reason in DropReason:
         sentence, _, direction = reason.value.rpartition(" [")

@@ -206,7 +206,7 @@ class Daemon:
                 raise network.unwritten
         await self._open_for_others(stack, engine)
         gc.freeze()  # what is there now stays: no collection walks it again
-        gc.enable()  # see `weft run`
+        gc.enable()  # `weft run` has put it aside for so long
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._introspector.ready = True
         notify("READY=1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import platform
@@ -149,6 +150,7 @@ def test_run_hands_the_daemon_its_configuration_and_returns_its_code(
     given: list[Config] = []
 
     def serve(config: Config) -> int:
+        assert not gc.isenabled()  # what is opened from here on stays
         given.append(config)
         return 7
 
@@ -201,6 +203,7 @@ def test_what_stops_the_daemon_is_told_in_three_lines(
     daemon_module.run = serve  # type: ignore[attr-defined]
     result = run("run", "--vni", "42")
     assert (result.exit_code, result.stdout, result.stderr.split("\n")[:-1]) == (code, "", lines)
+    assert gc.isenabled()
 
 
 @pytest.mark.usefixtures("daemon_module")

@@ -28,7 +28,7 @@ from bench.lab.abilities import why_no_kernel_vxlan, why_no_tap
 from bench.lab.commands import LabError, run_command, weft_command
 from bench.lab.plan import WIRE_LIKE_FEATURES, configuration
 from bench.lab.topology import UNDERLAY_DEVICE, Address, NodeKind, Setting, UnderlayKind
-from bench.stage import REACHABLE_WITHIN_S, LabStage, Overlay, Stage
+from bench.stage import LabStage, Overlay, Stage
 
 # Ours
 SWITCHES = ("tap_gso", "udp_gso", "udp_gro", "tunnel_gso", "rx_repair")
@@ -249,9 +249,9 @@ class Weft(Overlay):
     def stop_node(self, index: int) -> None:
         self._stop_services(index)
 
-    def await_reachable(self, *, within_s: float = REACHABLE_WITHIN_S) -> None:
+    def await_reachable(self) -> None:
         """As for any; and every daemon has all open, which comes after its first frame."""
-        super().await_reachable(within_s=within_s)
+        super().await_reachable()
         for index in range(self.stage.size):
             self._await_file(index, "weft.sock")
 

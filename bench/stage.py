@@ -250,13 +250,13 @@ class Overlay(ABC):
             with suppress(LabError):
                 self.stop_node(index)
 
-    def await_reachable(self, *, within_s: float = REACHABLE_WITHIN_S) -> None:
+    def await_reachable(self) -> None:
         """Returns when the first node reaches each of the others.
 
         Raises:
             LabError: It does not in time, or a daemon has ended; with its words.
         """
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + REACHABLE_WITHIN_S
         for index in self.stage.others(0):
             claim = f"{self.device}: {self.stage.place(0).name} reaches {self.address(index)}"
             reaches = partial(self._reaches, index)
@@ -278,7 +278,12 @@ class Overlay(ABC):
     def _await_file(self, index: int, name: str) -> None:
         path = self.home(index) / name
         deadline = time.monotonic() + REACHABLE_WITHIN_S
-        wait_until(path.exists, f"{path} is there", deadline=deadline, context=self._words)
+
+        def is_there() -> bool:
+            self.ensure_running()
+            return path.exists()
+
+        wait_until(is_there, f"{path} is there", deadline=deadline, context=self._words)
 
     def _words(self) -> str:
         return "\n".join(service.last_words() for services in self.services.values() for service in services)

@@ -5,7 +5,7 @@
     serve      one TaskGroup: upkeep every second, the netlink doorbell, the pool, signals
     close      the reverse, whatever was reached: nothing of ours is left on the host
 
-Netlink blocks, so it runs before the loop turns or in a thread; everything else runs on the loop.
+Netlink and imports block, so they run before the loop turns or in a thread; everything else runs on the loop.
 Over 500 lines: what is opened, kept up and closed here is one daemon, and its order is the point.
 """
 
@@ -40,7 +40,7 @@ from control.operator.schema import Config, Mode, NetworkConfig, NodeConfig, Swi
 from control.operator.systemd import notify, reloading
 from control.routed import serve, sweep
 from control.steering import Steering, next_release, nodes_that_count, survey_of
-from control.upkeep import aged, refresh
+from control.upkeep import aged, look_pause, refresh
 from control.watching import Events
 from overlay.addr import IpAddress, Mac, NetworkId
 from overlay.errors import ConfigError, DatapathUnavailableError, DeviceError, Problem
@@ -59,8 +59,6 @@ if TYPE_CHECKING:
 
 # Ours
 UPKEEP_SECONDS = 1.0
-AGEING_SHARE = 1 / 60  # of the shortest ageing time: so much later than due a MAC may be forgotten …
-AGEING_PAUSE_MAX = 10.0  # … and no flow that has carried it expires before it is looked at
 UPKEEP_SLICE = 1024  # flows whose activity is read before the loop gets a turn
 SURVEY_REST_SECONDS = 0.25  # between two surveys: a storm of netlink messages is one change
 POOL_REST_SECONDS = 0.05  # the same of a storm of records
@@ -524,7 +522,7 @@ class Daemon:
                 self._datapath.expire(now=now)
             except OSError as error:  # no descriptor left to read a counter with: frames still cross
                 log.warning("upkeep: %s", error)
-            if now - self._seen_until >= self._ageing_pause():
+            if now - self._seen_until >= look_pause(each.config.ageing_s for each in self._networks.values()):
                 await self._age(now=now)
             for network in tuple(self._networks.values()):
                 if network.unwritten is not None:
@@ -543,14 +541,6 @@ class Daemon:
             for injector in self._injectors:
                 await self._keep_doors(injector, now=now)
             self._introspector.tick(now=now)
-
-    def _ageing_pause(self) -> float:
-        """Seconds between two looks at what has been seen.
-
-        One each second would keep the loop for a fifteenth of its time while ten thousand MACs talk.
-        """
-        shortest = min((network.config.ageing_s for network in self._networks.values()), default=0)
-        return min(shortest * AGEING_SHARE, AGEING_PAUSE_MAX)
 
     async def _age(self, *, now: float) -> None:
         """Notes which MACs were seen since the last time, and only then removes what has not been."""

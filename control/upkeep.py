@@ -13,6 +13,10 @@ from typing import Protocol
 from overlay.addr import Mac, NetworkId, VtepId
 from overlay.tables import Change, FdbRefresh, FdbRemove, NeighborRemove, NetworkTables, TableDelta
 
+# Ours
+LOOK_SHARE = 1 / 60  # of an ageing time: so much later than due a MAC may be forgotten
+LOOK_PAUSE_MAX = 10.0  # seconds, less than a flow stays remembered that carries nothing
+
 
 class Seen(Protocol):
     """A source MAC an engine has carried frames of."""
@@ -25,6 +29,15 @@ class Seen(Protocol):
     def vtep(self) -> VtepId: ...
     @property
     def used_at(self) -> float: ...
+
+
+def look_pause(ageing: Iterable[float]) -> float:
+    """Seconds between two looks at what was seen, for networks with these ageing times.
+
+    A look at ten thousand MACs that talk keeps the loop for 70 ms.  What a flow carried between the last look
+    and its being forgotten, for a change of the tables, is not seen.
+    """
+    return min(min(ageing, default=0.0) * LOOK_SHARE, LOOK_PAUSE_MAX)
 
 
 def refresh(activity: Iterable[Seen]) -> TableDelta:

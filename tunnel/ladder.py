@@ -23,7 +23,10 @@ log = logging.getLogger("weft.ladder")
 
 
 class Feature(StrEnum):
-    """What a rung is made of; the value is its key under `[offload]`."""
+    """What a rung is made of; the value is its key under `[offload]`.
+
+    Text rather than a plain enum, whose hash is a function in Python: `is_on` is asked for every frame.
+    """
 
     TAP_GSO = "tap_gso"
     UDP_GSO = "udp_gso"

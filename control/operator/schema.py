@@ -216,7 +216,7 @@ class NetworkConfig(Table):
     strictness: StrictnessField = Strictness.RFC7348
     """Reserved VXLAN bits are ignored (rfc7348) or refused (linux)."""
     ageing_s: Annotated[int, Range("seconds", 1, AGEING_MAX)] = 300
-    """Seconds after which a learned MAC nobody used is forgotten, up to a sixtieth of them later."""
+    """Seconds after which a learned MAC nobody used is forgotten, up to a sixtieth of them (or one) later."""
     fdb_max: Annotated[int, Range("a number of entries", 1, FDB_MAX)] = 4096
     """Learned MACs at most; beyond, frames are carried and not learned from."""
     network: NetworkField | None = None

@@ -21,7 +21,7 @@ from support.serving import PATIENCE_S, await_ready, eventually, exit_status, re
 from support.traffic import mac_of, open_in, type_in
 
 from bench.lab import checks
-from bench.lab.commands import run_command
+from bench.lab.commands import run_command, weft_environment
 from bench.lab.namespaces import Daemon, Lab, Place
 from bench.lab.topology import NodeKind, segment
 from control import daemon as daemon_module
@@ -215,8 +215,14 @@ def test_frames_cross_while_the_local_api_is_being_imported(build_lab: BuildLab,
     n1 = build_lab(segment("daemon", NodeKind.BARE, NodeKind.KERNEL_VXLAN))["n1"]
     gate = tmp_path / "open"
     (tmp_path / "sitecustomize.py").write_text(HELD_BACK.format(gate=str(gate)))
-    daemon = start(n1, tmp_path / "n1", *FLAGS, prefix=("env", f"PYTHONPATH={tmp_path}"))
-    eventually("a frame crosses", lambda: checks.ping(n1, ip_address("10.9.0.2"), count=1).complete)
+    path = f"PYTHONPATH={tmp_path}:{weft_environment()['PYTHONPATH']}"
+    daemon = start(n1, tmp_path / "n1", *FLAGS, prefix=("env", path))
+
+    def crosses() -> bool:
+        assert daemon.process.poll() is None, daemon.read_output()
+        return checks.ping(n1, ip_address("10.9.0.2"), count=1).complete
+
+    eventually("a frame crosses", crosses)
     assert not daemon.socket.exists()
     gate.touch()
     await_ready(daemon)

@@ -19,10 +19,12 @@ from support.doubles import (
     mac,
 )
 
-from control.upkeep import aged, refresh
+from control.daemon import UPKEEP_SECONDS
+from control.upkeep import LOOK_PAUSE_MAX, aged, look_pause, refresh
 from overlay.addr import Mac
 from overlay.fdb import Origin
 from overlay.tables import FdbRemove, FdbReplace, NeighborReplace, TableDelta
+from tunnel.flows import IDLE_SECONDS
 from tunnel.interfaces import Activity
 
 AGEING = 300.0
@@ -36,7 +38,7 @@ def engine() -> Iterator[Engine]:
 
 
 def keep_up(engine: Engine, *, since: float) -> None:
-    """What the daemon does once a second."""
+    """What the daemon does now and then."""
     engine.tables.apply(refresh(engine.datapath.activity(since=since)))
     now = engine.clock.now
     engine.tables.apply(aged(NETWORK, engine.tables[NETWORK], now=now, ageing=AGEING))
@@ -115,3 +117,17 @@ def test_ageing_is_a_whole_time_not_an_instant_less(engine: Engine) -> None:
     assert aged(NETWORK, tables, now=10.0 + AGEING, ageing=AGEING) == TableDelta(
         (FdbRemove(NETWORK, REMOTE),)
     )
+
+
+@pytest.mark.parametrize(
+    ("ageing", "pause"),
+    [((), 0), ((1,), 1 / 60), ((300,), 5), ((3600, 300), 5), ((86_400,), LOOK_PAUSE_MAX)],
+)
+def test_what_was_seen_is_looked_at_often_enough_for_the_shortest_ageing_time(
+    ageing: tuple[int, ...], pause: float
+) -> None:
+    assert look_pause(ageing) == pytest.approx(pause)
+
+
+def test_a_flow_is_looked_at_before_it_expires() -> None:
+    assert LOOK_PAUSE_MAX + UPKEEP_SECONDS < IDLE_SECONDS

@@ -131,6 +131,7 @@ def _uncollected() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()  # … and the first one afterwards would
         gc.enable()
 
 

@@ -633,10 +633,9 @@ fn is_no_segmentation(number: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flows::Remembered;
     use crate::lane::Device;
     use crate::sys::Address;
-    use crate::testing::{Made, Octets, lane_of};
+    use crate::testing::{Made, Octets, lane_of, remember};
     use std::net::UdpSocket;
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixDatagram;
@@ -680,15 +679,7 @@ mod tests {
             let small = Made { payload: random.take(90), ..made.clone() };
             if round == 0 {
                 let key = *made.build().first_chunk().unwrap();
-                let remembered = Remembered {
-                    key,
-                    verdict: Verdict::Encapsulate(vtep),
-                    places: &[],
-                    expires_at: f64::INFINITY,
-                    now: 0.0,
-                };
-                let Lane { networks, dependents, .. } = &mut lane;
-                networks[0].as_mut().unwrap().egress.activate(dependents, remembered);
+                remember(&mut lane, network, key, Verdict::Encapsulate(vtep));
             }
             let super_frame = Made { is_unfinished: true, ..made.clone() }.build();
             host.send(&[&made.vnet(300).build()[..], &super_frame].concat()).unwrap();

@@ -135,11 +135,10 @@ impl Lane {
 mod tests {
     use super::*;
     use crate::egress::ARENA_OCTETS;
-    use crate::flows::Remembered;
     use crate::lane::Device;
     use crate::packet::Subnets;
     use crate::sys::Address;
-    use crate::testing::{Made, Octets, lane_of};
+    use crate::testing::{Made, Octets, lane_of, remember};
     use std::net::UdpSocket;
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixDatagram;
@@ -161,6 +160,7 @@ mod tests {
         device.set_nonblocking(true).unwrap();
         let (sender, receiver) =
             (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        receiver.set_nonblocking(true).unwrap();
         let (mut lane, network) = lane_of(None);
         let given =
             Device { fd: device.as_raw_fd(), is_heard: false, overlay_mtu: 65_000, merges_udp: false };
@@ -175,15 +175,8 @@ mod tests {
         let payload = Octets::new(3).take(LENGTH - 28);
         let mut packet = Made::udp(payload).build().split_off(ETHERNET_LENGTH);
         assert_eq!(packet.len(), LENGTH);
-        let remembered = Remembered {
-            key: Subnets::new([everywhere]).egress_key(&[&ETHERNET[..], &packet].concat()),
-            verdict: Verdict::Encapsulate(vtep),
-            places: &[],
-            expires_at: f64::INFINITY,
-            now: 0.0,
-        };
-        let Lane { networks, dependents, .. } = &mut lane;
-        networks[0].as_mut().unwrap().egress.activate(dependents, remembered);
+        let key = Subnets::new([everywhere]).egress_key(&[&ETHERNET[..], &packet].concat());
+        remember(&mut lane, network, key, Verdict::Encapsulate(vtep));
         for _ in 0..=PACKETS {
             host.send(&[&Vnet::default().build()[..], &packet].concat()).unwrap();
         }

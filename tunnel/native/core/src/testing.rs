@@ -1,28 +1,16 @@
-//! Octets by the handful for tests and fuzz targets: a small generator with a seed, and frames of every kind.
+//! Octets by the handful for tests and fuzz targets: a small generator with a seed, frames of every kind, and a
+//! lane to put them through.
 
 use std::sync::Arc;
 
 use crate::bucket::Meter;
 use crate::checksum::{negative, word_sum};
+use crate::flows::{Key, Remembered, Verdict};
 use crate::lane::{Bounds, Lane, NetworkSettings};
 use crate::limits::{NetworkLimits, Shared};
 use crate::octets::{TCP, UDP, put_long, put_word};
 use crate::sys::{Bell, Waiter};
 use crate::vnet::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
-
-/// A lane, and its one network: a bridge with that VNI, or bare packets.
-///
-/// # Panics
-///
-/// Where the kernel has no descriptor left.
-pub fn lane_of(vni: Option<u32>) -> (Lane, u32) {
-    let (waiter, bell) = (Arc::new(Waiter::new().unwrap()), Arc::new(Bell::new().unwrap()));
-    let bounds = Bounds { send_segments: 63, write_segments: 64 };
-    let mut lane = Lane::new(waiter, bell, Shared::new(Meter::new(0.0)), bounds);
-    let settings = NetworkSettings { vni, is_strict: false, suppresses: false, repairs: true };
-    let network = lane.add_network(settings, NetworkLimits::new(0.0), 0.0);
-    (lane, network)
-}
 
 /// Pseudo-random octets from a seed (xorshift64*).
 pub struct Octets(u64);
@@ -198,4 +186,29 @@ impl Made {
         put_word(&mut frame, checksum_at, field);
         frame
     }
+}
+
+/// A lane, and its one network: a bridge with that VNI, or bare packets.
+///
+/// # Panics
+///
+/// Where the kernel has no descriptor left.
+pub fn lane_of(vni: Option<u32>) -> (Lane, u32) {
+    let (waiter, bell) = (Arc::new(Waiter::new().unwrap()), Arc::new(Bell::new().unwrap()));
+    let bounds = Bounds { send_segments: 63, write_segments: 64 };
+    let mut lane = Lane::new(waiter, bell, Shared::new(Meter::new(0.0)), bounds);
+    let settings = NetworkSettings { vni, is_strict: false, suppresses: false, repairs: true };
+    let network = lane.add_network(settings, NetworkLimits::new(0.0), 0.0);
+    (lane, network)
+}
+
+/// Has a network of the lane remember the verdict for what its device gives.
+///
+/// # Panics
+///
+/// Where the lane has no such network.
+pub fn remember(lane: &mut Lane, network: u32, key: Key, verdict: Verdict) {
+    let remembered = Remembered { key, verdict, places: &[], expires_at: f64::INFINITY, now: 0.0 };
+    let Lane { networks, dependents, .. } = lane;
+    networks[network as usize].as_mut().unwrap().egress.activate(dependents, remembered);
 }

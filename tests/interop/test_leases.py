@@ -275,7 +275,7 @@ def test_nodes_whose_founders_differ_do_not_mix(routed: Routed) -> None:
 @pytest.mark.timeout(120)
 def test_a_copy_of_a_founders_disk_is_named_grants_nothing_and_harms_nobody_else(routed: Routed) -> None:
     routed.start("n1", "n2", "n3")
-    eventually("all three are known to hold one", lambda: len(routed.leases()) == 3)
+    routed.seconds_until_all_ping("n1", "n2", "n3", since=time.monotonic())
     held = routed.leases()
     routed.home("n4").mkdir()
     shutil.copytree(routed.home("n1") / "state", routed.home("n4") / "state")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.lab import checks
-from bench.lab.commands import wait_until
+from bench.lab.commands import LabError, wait_until
 from bench.lab.namespaces import Place
 from bench.lab.topology import Address
 from overlay.addr import Mac
@@ -93,7 +93,14 @@ def pinging(place: Place, address: Address) -> Iterator[None]:
 
         def await_answer(number: int) -> None:
             deadline = time.monotonic() + PATIENCE_S
-            wait_until(lambda: answers() >= number, f"{number} answers of {address}", deadline=deadline)
+            claim = f"{number} answers of {address}"
+
+            def has_answers() -> bool:
+                if process.poll() is not None:  # without a route it ends at once
+                    raise LabError(f"ping has ended with {process.returncode}, before {claim}")
+                return answers() >= number
+
+            wait_until(has_answers, claim, deadline=deadline)
 
         await_answer(1)
         yield

@@ -230,6 +230,27 @@ def test_frames_cross_while_the_local_api_is_being_imported(build_lab: BuildLab,
     assert exit_status(daemon) == 0, daemon.read_output()
 
 
+# Another, with which each collection of garbage makes a file.
+TOLD_OF = """
+import gc
+from pathlib import Path
+
+gc.callbacks.append(lambda *_: Path({sign!r}).touch())
+"""
+
+
+def test_garbage_is_collected_again_once_all_is_open(n1: Place, tmp_path: Path) -> None:
+    sign = tmp_path / "collected"
+    (tmp_path / "sitecustomize.py").write_text(TOLD_OF.format(sign=str(sign)))
+    path = f"PYTHONPATH={tmp_path}:{weft_environment()['PYTHONPATH']}"
+    daemon = start(n1, tmp_path / "n1", *FLAGS, prefix=("env", path))
+    await_ready(daemon)
+    sign.unlink(missing_ok=True)  # before the daemon puts it off there are some
+    eventually("garbage is collected", lambda: bool(view(daemon, "status")) and sign.exists())
+    daemon.process.terminate()
+    assert exit_status(daemon) == 0, daemon.read_output()
+
+
 # ── It ends ─────────────────────────────────────────────────────────────────────────────────────────────
 
 

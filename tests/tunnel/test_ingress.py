@@ -225,7 +225,7 @@ def test_a_reserved_bit_the_operator_ignores_is_delivered_in_its_place(make_engi
 def test_a_last_datagram_too_short_for_a_frame_is_lost_alone(make_engine: MakeEngine, length: int) -> None:
     engine = warm(make_engine)
     octets = b"".join(HEADER + segment for segment in SEGMENTS)
-    read(engine, octets + HEADER + SEGMENTS[0], STRIDE)  # the buffer's octets behind the end: one of the same flow
+    read(engine, octets + HEADER + SEGMENTS[0], STRIDE)  # leaves its octets behind the next end
     engine.device.written.clear()
     read(engine, octets + (HEADER + SEGMENTS[0])[:length], STRIDE)
     whole = replace(BURST, octets=9000)

@@ -40,7 +40,9 @@ use crate::vnet::{GSO_NONE, VNET_LENGTH, Vnet};
 /// A drain ends after so many reads …
 const READS_PER_TURN: usize = 128;
 /// … or so many octets, so that the other direction gets its turn.
-pub(crate) const OCTETS_PER_TURN: usize = 256 << 10;
+pub(crate) const OCTETS_PER_TURN: usize = 128 << 10;
+/// So many waited for one turn: who sends them does not stop for us.
+pub(crate) const FLOOD_FRAMES: usize = 64;
 /// Since the last drain: so long a pause is no burst.
 const QUIET_SECONDS: f64 = 0.000_2;
 /// Octets of the longest frame a device gives.
@@ -133,7 +135,7 @@ impl Lane {
         }
         self.flush_all(&arena);
         self.arena = arena;
-        Work { frames, ..Work::default() }
+        Work { frames, is_flooded: frames >= FLOOD_FRAMES, ..Work::default() }
     }
 
     /// A device that is gone would wake us without end.

@@ -94,7 +94,8 @@ impl Lane {
         self.receive_groups(&mut buffer, &groups, now);
         groups.clear();
         (self.received, self.groups) = (buffer, groups);
-        Work { frames: 0, arrivals: count, octets: arrived[..count].iter().map(|read| read.length).sum() }
+        let octets = arrived[..count].iter().map(|read| read.length).sum();
+        Work { arrivals: count, octets, ..Work::default() }
     }
 
     /// A socket that sends as well is readable, too, while an ICMP error waits: until that is taken.

@@ -314,6 +314,8 @@ pub struct Work {
     pub arrivals: usize,
     /// Octets of those.
     pub octets: usize,
+    /// A device gave FLOOD_FRAMES or more.
+    pub is_flooded: bool,
 }
 
 impl Work {
@@ -328,6 +330,7 @@ impl std::ops::AddAssign for Work {
         self.frames += other.frames;
         self.arrivals += other.arrivals;
         self.octets += other.octets;
+        self.is_flooded |= other.is_flooded;
     }
 }
 

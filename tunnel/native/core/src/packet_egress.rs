@@ -16,7 +16,7 @@ use std::mem;
 
 use crate::bucket::Source;
 use crate::ecn::inner_ecn_untrusted;
-use crate::egress::{Datagram, FRAME_MAX, Mark, OCTETS_PER_TURN};
+use crate::egress::{Datagram, FLOOD_FRAMES, FRAME_MAX, Mark, OCTETS_PER_TURN};
 use crate::flows::{Owner, Verdict};
 use crate::lane::{HEADER_LENGTH, Lane, Point, Work};
 use crate::octets::ETHERNET_LENGTH;
@@ -55,7 +55,7 @@ impl Lane {
         }
         self.flush_all(&arena);
         self.arena = arena;
-        Work { frames: packets, ..Work::default() }
+        Work { frames: packets, is_flooded: packets >= FLOOD_FRAMES, ..Work::default() }
     }
 
     fn meet_packet(&mut self, network: u32, arena: &mut [u8], datagram: Datagram, vnet: Vnet, now: f64) {
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_turn_of_long_packets_that_wait_ends_while_the_arena_has_room() {
         const PACKETS: usize = 5;
-        const LENGTH: usize = 52_420; // five are a turn's octets with their leads, and are not without
+        const LENGTH: usize = 26_200; // five are a turn's octets with their leads, and are not without
         const { assert!(PACKETS * LENGTH < OCTETS_PER_TURN && PACKETS * (LENGTH + LEAD) > OCTETS_PER_TURN) };
         let (host, device) = UnixDatagram::pair().unwrap();
         let room: libc::c_int = ARENA_OCTETS as libc::c_int;

@@ -2,9 +2,11 @@
 //!
 //! Descriptors are borrowed: the Python objects that opened them close them, after the engine has let go.
 
-use std::io::{Error, IoSlice, Result};
+use std::fs::File;
+use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::mem::{MaybeUninit, size_of, zeroed};
 use std::os::fd::RawFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::thread::JoinHandleExt;
 use std::thread::JoinHandle;
 
@@ -46,8 +48,27 @@ pub fn sleep_precisely() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
 }
 
+/// How long the thread that opened it has waited for a core while it had work.
+pub struct CoreWaits(File);
+
+impl CoreWaits {
+    /// Of this thread.  A kernel without scheduler accounting does not tell it.
+    pub fn open() -> Result<CoreWaits> {
+        File::open("/proc/thread-self/schedstat").map(CoreWaits)
+    }
+
+    /// Seconds since the thread began (Documentation/scheduler/sched-stats.rst: the second of three figures, in ns).
+    pub fn seconds(&self) -> Result<f64> {
+        let mut said = [0; 80];
+        let count = self.0.read_at(&mut said, 0)?;
+        let second = said[..count].split(|octet| *octet == b' ').nth(1);
+        let nanoseconds = second.and_then(|digits| str::from_utf8(digits).ok()?.parse::<u64>().ok());
+        nanoseconds.map(|number| number as f64 * 1e-9).ok_or_else(|| ErrorKind::InvalidData.into())
+    }
+}
+
 /// Has a thread run on one core only.
-pub fn pin(thread: &JoinHandle<()>, core: usize) -> Result<()> {
+pub fn pin<T>(thread: &JoinHandle<T>, core: usize) -> Result<()> {
     // SAFETY: a set of zeros is the empty one.
     let mut only: libc::cpu_set_t = unsafe { zeroed() };
     // SAFETY: a core beyond the set's end makes it panic, not write there.
@@ -405,6 +426,32 @@ impl Waiter {
 mod tests {
     use super::*;
     use std::os::fd::AsRawFd;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_thread_that_shares_its_core_is_told_that_it_waits() {
+        let usable = crate::testing::usable_core();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let other_ends = is_over.clone();
+        let other = std::thread::spawn(move || {
+            while !other_ends.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let waiter = std::thread::spawn(move || {
+            let waits = CoreWaits::open().unwrap();
+            let (before, deadline) = (waits.seconds().unwrap(), now() + 10.0);
+            while waits.seconds().unwrap() - before < 0.01 && now() < deadline {}
+            waits.seconds().unwrap() - before
+        });
+        pin(&other, usable).unwrap();
+        pin(&waiter, usable).unwrap();
+        let waited = waiter.join().unwrap();
+        is_over.store(true, Ordering::Relaxed);
+        other.join().unwrap();
+        assert!(waited >= 0.01);
+    }
 
     #[test]
     fn a_segmented_send_arrives_with_its_stride_and_mark() {

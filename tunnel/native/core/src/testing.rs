@@ -1,5 +1,5 @@
-//! Octets by the handful for tests and fuzz targets: a small generator with a seed, frames of every kind, and a
-//! lane to put them through.
+//! Octets by the handful for tests and fuzz targets: a small generator with a seed, frames of every kind, a
+//! lane to put them through, and a core to run on.
 
 use std::sync::Arc;
 
@@ -211,4 +211,15 @@ pub fn remember(lane: &mut Lane, network: u32, key: Key, verdict: Verdict) {
     let remembered = Remembered { key, verdict, places: &[], expires_at: f64::INFINITY, now: 0.0 };
     let Lane { networks, dependents, .. } = lane;
     networks[network as usize].as_mut().unwrap().egress.activate(dependents, remembered);
+}
+
+/// A core that this process may run on.
+///
+/// # Panics
+///
+/// Where /proc does not tell.
+pub fn usable_core() -> usize {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let usable = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t")).unwrap();
+    usable.split(['-', ',']).next().unwrap().parse().unwrap()
 }

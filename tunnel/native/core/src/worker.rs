@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! drain both directions ─▶ nothing there? poll a while, giving the core away ─▶ sleep until something comes
-//!                                          └ in bulk: nap between
+//!         └ a flood, and cores are short: nap    └ in bulk: nap between
 //! ```
 //!
 //! Each has a lane of its own: its queue of every device, its socket of every port, its flows.  The kernel gives each
@@ -16,6 +16,10 @@
 //! be woken, more is there when it comes back, and the scheduler sees a core that is free for others.  Long frames from
 //! a device make no naps: whoever sends them is on this host, and stops when nobody takes them.
 //!
+//! Who floods a device with short frames does not stop, for the kernel drops what nobody takes.  To carry all there is
+//! would leave no core, where they are short, to the programs that shall read what comes out at the other end, whose
+//! buffers then overflow.  So after a whole turn of frames the thread naps too, if of late it has waited for a core.
+//!
 //! A panic ends every worker, marks the lane as broken, and rings the bell: the loop thread brings the daemon to an end
 //! that is explained.
 
@@ -28,12 +32,16 @@ use std::time::Duration;
 use crate::bucket::Meter;
 use crate::lane::{Bounds, Lane, Token, Work};
 use crate::limits::Shared;
-use crate::sys::{self, Bell, Waiter};
+use crate::sys::{self, Bell, CoreWaits, Waiter};
 
 /// How long it is polled for: covers request and response at some thousands a second.
 const POLL_SECONDS: f64 = 0.001_2;
 /// Of 30 µs the rate is less, of 100 to 300 no more (docs/performance.md).
 const NAP: Duration = Duration::from_micros(60);
+/// Of the time, waited for a core: so much, and cores are short.
+const SHORT: f64 = 1.0 / 16.0;
+/// Whether they are is looked for so often.
+const SHORTAGE_SECONDS: f64 = 0.01;
 /// Octets an arrival, on average: so much is bulk.
 const BULK_OCTETS: usize = 16 << 10;
 const SCORE_MAX: i32 = 16;
@@ -234,12 +242,18 @@ impl Worker {
     fn turn_until_stopped(&self) {
         let mut tokens = vec![];
         let mut patience = Patience::default();
+        let mut shortage = Shortage::default();
+        let waits = CoreWaits::open().ok();
         sys::sleep_precisely();
         while !self.house.is_stopping.load(Ordering::Relaxed) {
             self.waiter.wait(&mut tokens, patience.sleeps());
             let work = self.turn(&tokens);
             if !work.is_idle() {
-                patience.worked(work, sys::now());
+                let now = sys::now();
+                patience.worked(work, now);
+                if work.is_flooded && shortage.lasts(now, || waits.as_ref()?.seconds().ok()) {
+                    std::thread::sleep(NAP);
+                }
                 continue;
             }
             patience.idled(sys::now());
@@ -319,6 +333,27 @@ impl Patience {
     }
 }
 
+/// Whether cores are short: this thread had to wait for one.
+#[derive(Default)]
+struct Shortage {
+    is_there: bool,
+    looked_at: f64,
+    waited: f64,
+}
+
+impl Shortage {
+    /// `waited` gives the seconds waited so far; None: that is not known here, and cores are not short.
+    fn lasts(&mut self, now: f64, waited: impl FnOnce() -> Option<f64>) -> bool {
+        let passed = now - self.looked_at;
+        if passed >= SHORTAGE_SECONDS {
+            let waited = waited().unwrap_or(0.0);
+            self.is_there = waited - self.waited > SHORT * passed;
+            (self.looked_at, self.waited) = (now, waited);
+        }
+        self.is_there
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -347,9 +382,7 @@ mod tests {
 
     #[test]
     fn a_worker_is_pinned_where_there_is_such_a_core() {
-        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let usable = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t")).unwrap();
-        let core = usable.split(['-', ',']).next().unwrap().parse().unwrap();
+        let core = crate::testing::usable_core();
         let engine = Engine::new(BOUNDS, 1).unwrap();
         engine.start(&[core]).unwrap();
         engine.stop();
@@ -414,6 +447,17 @@ mod tests {
         assert!(patience.naps());
         patience.idled(9e-4 + POLL_SECONDS);
         assert!(!patience.naps() && patience.sleeps());
+    }
+
+    #[test]
+    fn cores_are_short_where_they_are_waited_for() {
+        let mut shortage = Shortage::default();
+        assert!(!shortage.lasts(100.0, || Some(1.0)), "in all the time before");
+        assert!(!shortage.lasts(100.1, || Some(1.001)), "a hundredth");
+        assert!(shortage.lasts(100.2, || Some(1.011)), "a tenth");
+        assert!(shortage.lasts(100.205, || panic!("looked for too often")));
+        assert!(!shortage.lasts(100.3, || Some(1.011)));
+        assert!(!shortage.lasts(100.4, || None), "it is not known");
     }
 
     fn arrival(octets: usize) -> Work {

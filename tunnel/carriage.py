@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from mmap import mmap
 from typing import NamedTuple
 
 from overlay.addr import NetworkId, Vtep, VtepId
@@ -43,7 +44,7 @@ DATAGRAM_MAX = 65535  # octets a receive buffer must hold, or the end of a super
 SEND_MAX = 65535 - 20 - 8  # octets of UDP payload in one IPv4 send; IPv6 would carry 20 more
 
 # Ours
-READS_PER_TURN = 64
+READS_PER_TURN = 128
 TURN_SECONDS = 0.001  # a drain ends after that many reads or that long, whichever is first
 QUIET_SECONDS = 0.0002  # since the last drain: so long a pause is no burst
 SEGMENT_LIMITS_MAX = 4096  # MAC pairs whose smallest MSS is remembered
@@ -126,8 +127,7 @@ class Slot(NamedTuple):
     """Where one frame is read to: `virtio_net_hdr`, then the frame behind its VXLAN header."""
 
     header: bytearray
-    datagram: bytearray
-    view: memoryview
+    datagram: memoryview
     buffers: tuple[bytearray, memoryview]
 
 
@@ -269,7 +269,7 @@ class NetworkCarriage:
         self.flood: tuple[VtepCarriage, ...] = ()
         self.copies = TokenBucket.full(COPIES_PER_SECOND, COPIES_BURST, now=now)
         self.segment_limits: dict[bytes, int] = {}
-        self.slots = tuple(_slot(self.header, self.lead) for _ in range(READS_PER_TURN))
+        self.slots = _slots(self.header, self.lead)
         self.drained_at = now
         self.use_device(attachment.device, attachment.overlay_mtu)
 
@@ -334,14 +334,21 @@ class NetworkCarriage:
             self.segment_limits[ingress_key] = mss
 
 
-def _slot(vxlan_header: bytes, lead: bytes) -> Slot:
-    """A slot for the longest frame a device gives.  Its memory is the kernel's until it is written to."""
-    header = bytearray(VNET_HEADER_LENGTH)
-    datagram = bytearray(HEADER_LENGTH + DATAGRAM_MAX + ETHERNET_LENGTH + TAG_LENGTH)
+def _slots(vxlan_header: bytes, lead: bytes) -> tuple[Slot, ...]:
+    """Slots for a turn, each for the longest frame a device gives.
+
+    Their memory is the kernel's until it is written to: short frames take a page of each.
+    """
+    octets = HEADER_LENGTH + DATAGRAM_MAX + ETHERNET_LENGTH + TAG_LENGTH
+    memory = memoryview(mmap(-1, READS_PER_TURN * octets))
+    return tuple(_slot(memory[at : at + octets], vxlan_header, lead) for at in range(0, len(memory), octets))
+
+
+def _slot(datagram: memoryview, vxlan_header: bytes, lead: bytes) -> Slot:
     datagram[:HEADER_LENGTH] = vxlan_header
     datagram[: len(lead)] = lead
-    view = memoryview(datagram)
-    return Slot(header, datagram, view, (header, view[max(HEADER_LENGTH, len(lead)) :]))
+    header = bytearray(VNET_HEADER_LENGTH)
+    return Slot(header, datagram, (header, datagram[max(HEADER_LENGTH, len(lead)) :]))
 
 
 class PortCarriage:

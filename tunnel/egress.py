@@ -39,7 +39,7 @@ from tunnel.meter import UpcallKind
 from tunnel.offload import ETHERNET_LENGTH, GSO_NONE, PLAIN, VNET_HEADER_LENGTH, syn_mss_untrusted
 from tunnel.recorder import Recorder
 from tunnel.split import finish_untrusted, locate_untrusted, split_untrusted
-from tunnel.upcalls import Upcalls
+from tunnel.upcalls import UPCALLS_PER_TURN, Upcalls
 from tunnel.vxlan import HEADER_LENGTH
 
 # From the specification
@@ -97,9 +97,9 @@ class Egress:
         # Who was quiet has most likely one frame to say: asking for more costs a system call on a cold cache,
         # and the loop comes back at once if there is more.
         is_quiet = started_at - network.drained_at > QUIET_SECONDS
-        slots, used = network.slots, 0
+        slots, used, asked = network.slots, 0, 0
         for _ in range(1 if is_quiet else READS_PER_TURN):
-            header, datagram, view, buffers = slots[used]
+            header, datagram, buffers = slots[used]
             try:
                 octets = read_into(buffers) - VNET_HEADER_LENGTH
             except OSError as error:
@@ -113,29 +113,36 @@ class Egress:
             )
             end = HEADER_LENGTH + octets
             if observers:
-                self._recorder.show(Point.DEVICE_READ, network, view[HEADER_LENGTH:end])
+                self._recorder.show(Point.DEVICE_READ, network, datagram[HEADER_LENGTH:end])
             if (protocol == TCP and tcp_flags & SYN) or ethertype == IPV6:
-                self._note_segment_limit(network, view[HEADER_LENGTH:end])
+                self._note_segment_limit(network, datagram[HEADER_LENGTH:end])
             flow = flow_of(key)
             if (
                 flow is None
                 or octets < ETHERNET_LENGTH
-                or (key[0] & 1 and network.suppresses and may_be_discovery_untrusted(view[HEADER_LENGTH:end]))
+                or (
+                    key[0] & 1
+                    and network.suppresses
+                    and may_be_discovery_untrusted(datagram[HEADER_LENGTH:end])
+                )
             ):
-                held = Held(bytes(view[HEADER_LENGTH:end]), bytes(header))
+                held = Held(bytes(datagram[HEADER_LENGTH:end]), bytes(header))
                 self._upcalls.ask(network.egress, network, None, held, now=now)
+                asked += 1
+                if asked == UPCALLS_PER_TURN:
+                    break
             else:
                 flow.frames += 1
                 flow.octets += octets
                 flow.used_at = now
                 if selector != flow.selector or ethertype != IPV4 or fragment & FRAGMENT:
                     flow.selector = selector
-                    flow.entropy = flow_hash_untrusted(view[HEADER_LENGTH:end])
+                    flow.entropy = flow_hash_untrusted(datagram[HEADER_LENGTH:end])
                 # In a tagged frame another octet stands where the TOS is: then the right one is looked for.
                 is_marked = bool(tos) or ethertype not in UNTAGGED_IP
-                self._carry_known(network, flow, header, view[:end], is_marked=is_marked)
+                self._carry_known(network, flow, header, datagram[:end], is_marked=is_marked)
             # Only what waits in a batch keeps its slot.  A super-frame has left: the next one finds that
-            # memory in the cache, which 64 KB at 64 places would empty of everything else.
+            # memory in the cache, which 64 KB at every place would empty of everything else.
             used = used + 1 if self._open else 0
             if now >= deadline:
                 break

@@ -23,6 +23,7 @@ from tunnel.interfaces import Point
 from tunnel.meter import UpcallKind
 from tunnel.offload import ETHERNET_LENGTH, PLAIN, VNET_HEADER_LENGTH
 from tunnel.packet_carriage import LEAD, PacketCarriage
+from tunnel.upcalls import UPCALLS_PER_TURN
 from tunnel.vxlan import HEADER_LENGTH
 
 # What the hot path reads of a packet: TOS, destination.
@@ -42,7 +43,8 @@ class PacketEgress(Egress):
         started_at = clock()
         deadline = started_at + TURN_SECONDS
         is_quiet = started_at - network.drained_at > QUIET_SECONDS  # see `tunnel.egress`
-        for header, datagram, view, buffers in network.slots[: 1 if is_quiet else READS_PER_TURN]:
+        asked = 0
+        for header, datagram, buffers in network.slots[: 1 if is_quiet else READS_PER_TURN]:
             try:
                 octets = read_into(buffers) - VNET_HEADER_LENGTH
             except OSError as error:
@@ -51,7 +53,7 @@ class PacketEgress(Egress):
                 break
             counters.received += 1
             now = clock()
-            frame = view[HEADER_LENGTH : PACKET_AT + octets]
+            frame = datagram[HEADER_LENGTH : PACKET_AT + octets]
             if observers:
                 self._recorder.show(Point.DEVICE_READ, network, frame)
             length = forward_untrusted(frame)
@@ -66,12 +68,15 @@ class PacketEgress(Egress):
             if flow is None:
                 held = Held(bytes(frame[:length]), bytes(header))
                 self._upcalls.ask(network.egress, network, None, held, now=now, key=key)
+                asked += 1
+                if asked == UPCALLS_PER_TURN:
+                    break
             else:
                 flow.frames += 1
                 flow.octets += length - ETHERNET_LENGTH
                 flow.used_at = now
                 self._carry_known(
-                    network, flow, header, view[: HEADER_LENGTH + length], is_marked=tos & 3 != 0
+                    network, flow, header, datagram[: HEADER_LENGTH + length], is_marked=tos & 3 != 0
                 )
             if now >= deadline:
                 break

@@ -30,6 +30,7 @@ from functools import partial
 from tunnel.interfaces import Cancellable, Reactor
 
 # Ours
+READY_MAX = 32  # descriptors told of at once: room for them is taken for every look
 TURN_SECONDS = 0.001  # then gossip, timers and the API have the loop
 SPIN_SECONDS = 0.0012  # covers request and response at 1000 a second
 SCORE_MAX = 16
@@ -100,7 +101,8 @@ class Poller:
         started_at = now = clock()
         while now - started_at < TURN_SECONDS:
             if not ready:
-                ready.extend(fd for fd, _ in self._epoll.poll(0))
+                for fd, _ in self._epoll.poll(0, READY_MAX):
+                    ready.append(fd)
             if ready:
                 found_at = now
                 reader = self._readers.get(ready.popleft())

@@ -56,6 +56,11 @@ def test_a_scan_of_the_whole_network_leaves_one_flow_for_each_subnet(engine: Pac
     assert engine.statistics().upcalls == known
 
 
+def test_a_new_flow_that_begins_with_a_burst_loses_nothing(engine: PacketEngine) -> None:
+    engine.from_device(packet(), *[packet(destination=AT_C)] * 100)
+    assert (len(engine.sent), engine.drops()) == (101, {})
+
+
 def test_a_known_flow_follows_its_route_and_its_vtep(engine: PacketEngine) -> None:
     engine.from_device(packet())
     engine.apply(RouteReplace(PODS, B, VTEP_C, Origin.STATIC))

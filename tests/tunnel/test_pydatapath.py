@@ -81,7 +81,7 @@ from tunnel.meter import COPIES_BURST, SHARE, UpcallKind
 from tunnel.offload import PLAIN
 from tunnel.pydatapath import PATH_RECHECK_SECONDS
 from tunnel.recorder import Recorder
-from tunnel.upcalls import UPCALL_TIMEOUT_SECONDS
+from tunnel.upcalls import UPCALL_TIMEOUT_SECONDS, UPCALLS_PER_TURN
 from tunnel.vxlan import build_header
 
 OUT = frame(REMOTE, LOCAL)
@@ -1180,6 +1180,22 @@ def test_a_drain_ends_after_so_many_reads(make_engine: MakeEngine) -> None:
     assert len(engine.sent) == 1 + READS_PER_TURN
     engine.settle()
     assert len(engine.sent) == 2 + READS_PER_TURN
+
+
+def test_a_drain_ends_after_as_many_questions_as_are_answered_at_once(make_engine: MakeEngine) -> None:
+    engine = bound(make_engine)
+    for number in range(UPCALLS_PER_TURN + 1):
+        engine.device.transmit(frame(REMOTE, mac(number)))
+    engine.reactor.run_until(lambda: bool(engine.sent), within=0.0)
+    assert len(engine.sent) == engine.statistics().ledger.received == UPCALLS_PER_TURN
+    engine.settle()
+    assert len(engine.sent) == UPCALLS_PER_TURN + 1
+
+
+def test_a_new_flow_that_begins_with_a_burst_loses_nothing(make_engine: MakeEngine) -> None:
+    engine = bound(make_engine)
+    engine.from_device(*[OUT] * 2 * READS_PER_TURN)
+    assert (len(engine.sent), engine.drops()) == (2 * READS_PER_TURN, {})
 
 
 def test_a_drain_ends_after_so_much_time(make_engine: MakeEngine) -> None:

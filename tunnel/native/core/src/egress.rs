@@ -650,6 +650,26 @@ mod tests {
         assert_eq!(asked, [1, READS_PER_TURN, READS_PER_TURN, 1]);
     }
 
+    #[test]
+    fn a_device_that_has_many_frames_waiting_is_flooded() {
+        let (host, device) =
+            (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        host.connect(device.local_addr().unwrap()).unwrap();
+        device.set_nonblocking(true).unwrap();
+        let (mut lane, network) = lane_of(Some(7));
+        let given = Device { fd: device.as_raw_fd(), is_heard: false, overlay_mtu: 1450, merges_udp: false };
+        lane.use_device(network, given).unwrap();
+        let mut work_of = |frames| {
+            for _ in 0..frames {
+                host.send(&[0; VNET_LENGTH + 60]).unwrap();
+            }
+            lane.drain_device(network, 0.0)
+        };
+        let (some, many) = (work_of(FLOOD_FRAMES - 1), work_of(FLOOD_FRAMES));
+        assert_eq!((some.frames, some.is_flooded), (FLOOD_FRAMES - 1, false));
+        assert_eq!((many.frames, many.is_flooded), (FLOOD_FRAMES, true));
+    }
+
     /// Reads what a device gives in one drain and sends it over loopback: whose octets they are stays right while
     /// segments and whole frames wait in two doors, and while more are made.
     #[test]

@@ -94,8 +94,8 @@ impl Lane {
         self.receive_groups(&mut buffer, &groups, now);
         groups.clear();
         (self.received, self.groups) = (buffer, groups);
-        let octets = arrived[..count].iter().map(|read| read.length).sum();
-        Work { arrivals: count, octets, ..Work::default() }
+        let run_octets = arrived[..count].iter().filter(|read| read.is_run()).map(|read| read.length).sum();
+        Work { arrivals: count, run_octets, ..Work::default() }
     }
 
     /// A socket that sends as well is readable, too, while an ICMP error waits: until that is taken.

@@ -312,8 +312,8 @@ pub struct Work {
     pub frames: usize,
     /// Reads of ports: datagrams, or runs of them.
     pub arrivals: usize,
-    /// Octets of those.
-    pub octets: usize,
+    /// Octets of those that were runs.
+    pub run_octets: usize,
     /// A device gave FLOOD_FRAMES or more.
     pub is_flooded: bool,
 }
@@ -329,7 +329,7 @@ impl std::ops::AddAssign for Work {
     fn add_assign(&mut self, other: Work) {
         self.frames += other.frames;
         self.arrivals += other.arrivals;
-        self.octets += other.octets;
+        self.run_octets += other.run_octets;
         self.is_flooded |= other.is_flooded;
     }
 }

@@ -248,6 +248,13 @@ pub struct Arrived {
     pub ecn: u8,
 }
 
+impl Arrived {
+    /// Whether it is several datagrams.  A super-packet is one, however long, and tells no stride unless of inner UDP.
+    pub fn is_run(&self) -> bool {
+        self.stride.is_some_and(|stride| stride < self.length)
+    }
+}
+
 /// Reads datagrams, each into its own part of the buffer, `room` octets of it.
 pub fn receive_many(fd: RawFd, buffer: &mut [u8], room: usize, arrived: &mut [Arrived]) -> Result<usize> {
     let count = (buffer.len() / room).min(MESSAGES_MAX).min(arrived.len());
@@ -451,6 +458,14 @@ mod tests {
         is_over.store(true, Ordering::Relaxed);
         other.join().unwrap();
         assert!(waited >= 0.01);
+    }
+
+    #[test]
+    fn a_run_is_several_datagrams() {
+        let arrived = |length, stride| Arrived { length, host: [0; 16], stride, ecn: 0 };
+        let runs =
+            [arrived(300, None), arrived(300, Some(300)), arrived(300, Some(150)), arrived(300, Some(299))];
+        assert_eq!(runs.map(|each| each.is_run()), [false, false, true, true]);
     }
 
     #[test]

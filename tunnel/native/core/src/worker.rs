@@ -13,8 +13,9 @@
 //! past: work that came within the time a poll covers speaks for it, work that came later against.
 //!
 //! Where long runs arrive, a single one can wait: the thread naps instead of giving the core away.  It need not
-//! be woken, more is there when it comes back, and the scheduler sees a core that is free for others.  Long frames from
-//! a device make no naps: whoever sends them is on this host, and stops when nobody takes them.
+//! be woken, the run is longer when it comes back, and the scheduler sees a core that is free for others.  Super-packets
+//! make no naps, for they get no longer, and long frames from a device neither: whoever sends them is on this host, and
+//! stops when nobody takes them.
 //!
 //! Who floods a device with short frames does not stop, for the kernel drops what nobody takes.  To carry all there is
 //! would leave no core, where they are short, to the programs that shall read what comes out at the other end, whose
@@ -42,7 +43,7 @@ const NAP: Duration = Duration::from_micros(60);
 const SHORT: f64 = 1.0 / 16.0;
 /// Whether they are is looked for so often.
 const SHORTAGE_SECONDS: f64 = 0.01;
-/// Octets an arrival, on average: so much is bulk.
+/// Octets of runs an arrival, on average: so much is bulk.
 const BULK_OCTETS: usize = 16 << 10;
 const SCORE_MAX: i32 = 16;
 const SCORE_HIT: i32 = 4;
@@ -302,7 +303,7 @@ struct Patience {
     worked_at: f64,
     has_worked: bool,
     polls: bool,
-    arrival_octets: usize, // on average
+    run_octets: usize, // of an arrival, on average
 }
 
 impl Patience {
@@ -311,13 +312,13 @@ impl Patience {
     }
 
     fn naps(&self) -> bool {
-        self.polls && self.arrival_octets > BULK_OCTETS
+        self.polls && self.run_octets > BULK_OCTETS
     }
 
     fn worked(&mut self, work: Work, now: f64) {
-        match work.octets.checked_div(work.arrivals) {
-            Some(octets) => self.arrival_octets = (self.arrival_octets * 7 + octets) / 8,
-            None => self.arrival_octets -= self.arrival_octets / 64, // who hears nothing for long is not in bulk
+        match work.run_octets.checked_div(work.arrivals) {
+            Some(octets) => self.run_octets = (self.run_octets * 7 + octets) / 8,
+            None => self.run_octets -= self.run_octets / 64, // who hears nothing for long is not in bulk
         }
         if !self.has_worked {
             let came_soon = now - self.worked_at <= POLL_SECONDS;
@@ -460,7 +461,7 @@ mod tests {
         assert!(!shortage.lasts(100.4, || None), "it is not known");
     }
 
-    fn arrival(octets: usize) -> Work {
-        Work { arrivals: 1, octets, ..Work::default() }
+    fn arrival(run_octets: usize) -> Work {
+        Work { arrivals: 1, run_octets, ..Work::default() }
     }
 }

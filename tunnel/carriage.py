@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from mmap import mmap
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import NamedTuple
 
 from overlay.addr import NetworkId, Vtep, VtepId
@@ -44,8 +44,9 @@ DATAGRAM_MAX = 65535  # octets a receive buffer must hold, or the end of a super
 SEND_MAX = 65535 - 20 - 8  # octets of UDP payload in one IPv4 send; IPv6 would carry 20 more
 
 # Ours
-READS_PER_TURN = 128
-TURN_SECONDS = 0.001  # a drain ends after that many reads or that long, whichever is first
+FRAMES_PER_TURN = 128  # of a device
+READS_PER_TURN = 64  # of a port; of single datagrams no more than a new flow may have waiting
+TURN_SECONDS = 0.001  # a drain ends after that many or that long, whichever is first
 QUIET_SECONDS = 0.0002  # since the last drain: so long a pause is no burst
 SEGMENT_LIMITS_MAX = 4096  # MAC pairs whose smallest MSS is remembered
 
@@ -337,10 +338,10 @@ class NetworkCarriage:
 def _slots(vxlan_header: bytes, lead: bytes) -> tuple[Slot, ...]:
     """Slots for a turn, each for the longest frame a device gives.
 
-    Their memory is the kernel's until it is written to: short frames take a page of each.
+    Their memory is the kernel's until it is written to: short frames take a page or two of each.
     """
     octets = HEADER_LENGTH + DATAGRAM_MAX + ETHERNET_LENGTH + TAG_LENGTH
-    memory = memoryview(mmap(-1, READS_PER_TURN * octets))
+    memory = memoryview(mmap(-1, FRAMES_PER_TURN * octets, flags=MAP_PRIVATE | MAP_ANONYMOUS))
     return tuple(_slot(memory[at : at + octets], vxlan_header, lead) for at in range(0, len(memory), octets))
 
 

@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterable
 from overlay.discovery import may_be_discovery_untrusted
 from overlay.verdict import Deliver, Drop, DropReason, Encapsulate, Replicate, Reply, Verdict
 from tunnel.carriage import (
+    FRAMES_PER_TURN,
     QUIET_SECONDS,
-    READS_PER_TURN,
     TURN_SECONDS,
     Batch,
     NetworkCarriage,
@@ -32,7 +32,7 @@ from tunnel.carriage import (
 )
 from tunnel.ecn import inner_ecn_untrusted
 from tunnel.entropy import flow_hash_untrusted
-from tunnel.flows import Flow, Held
+from tunnel.flows import PENDING_FRAMES_MAX, Flow, Held
 from tunnel.interfaces import Buffer, Point, Reactor, Underlay
 from tunnel.ladder import Feature
 from tunnel.meter import UpcallKind
@@ -62,6 +62,7 @@ GONE = frozenset((errno.EBADFD, errno.EBADF, errno.ENODEV, errno.ENXIO))
 NO_SEGMENTATION = frozenset((errno.EIO, errno.EINVAL))  # no checksum offload on the way; a driver's refusal
 
 # Ours
+UNKNOWN_PER_TURN = min(UPCALLS_PER_TURN, PENDING_FRAMES_MAX)  # more are not answered at once, or have no room
 SEND_TRIES = 8  # of a send; each that fails may tell of an earlier datagram
 
 
@@ -97,8 +98,8 @@ class Egress:
         # Who was quiet has most likely one frame to say: asking for more costs a system call on a cold cache,
         # and the loop comes back at once if there is more.
         is_quiet = started_at - network.drained_at > QUIET_SECONDS
-        slots, used, asked = network.slots, 0, 0
-        for _ in range(1 if is_quiet else READS_PER_TURN):
+        slots, used, unknown = network.slots, 0, 0
+        for _ in range(1 if is_quiet else FRAMES_PER_TURN):
             header, datagram, buffers = slots[used]
             try:
                 octets = read_into(buffers) - VNET_HEADER_LENGTH
@@ -128,8 +129,8 @@ class Egress:
             ):
                 held = Held(bytes(datagram[HEADER_LENGTH:end]), bytes(header))
                 self._upcalls.ask(network.egress, network, None, held, now=now)
-                asked += 1
-                if asked == UPCALLS_PER_TURN:
+                unknown += 1
+                if unknown == UNKNOWN_PER_TURN:
                     break
             else:
                 flow.frames += 1

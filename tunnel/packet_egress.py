@@ -15,15 +15,14 @@ from __future__ import annotations
 import struct
 
 from overlay.verdict import Drop, DropReason, Verdict
-from tunnel.carriage import QUIET_SECONDS, READS_PER_TURN, TURN_SECONDS, NetworkCarriage, VtepCarriage
-from tunnel.egress import GONE, Egress
+from tunnel.carriage import FRAMES_PER_TURN, QUIET_SECONDS, TURN_SECONDS, NetworkCarriage, VtepCarriage
+from tunnel.egress import GONE, UNKNOWN_PER_TURN, Egress
 from tunnel.flannel_udp import forward_untrusted, with_ethernet
 from tunnel.flows import Held
 from tunnel.interfaces import Point
 from tunnel.meter import UpcallKind
 from tunnel.offload import ETHERNET_LENGTH, PLAIN, VNET_HEADER_LENGTH
 from tunnel.packet_carriage import LEAD, PacketCarriage
-from tunnel.upcalls import UPCALLS_PER_TURN
 from tunnel.vxlan import HEADER_LENGTH
 
 # What the hot path reads of a packet: TOS, destination.
@@ -43,8 +42,8 @@ class PacketEgress(Egress):
         started_at = clock()
         deadline = started_at + TURN_SECONDS
         is_quiet = started_at - network.drained_at > QUIET_SECONDS  # see `tunnel.egress`
-        asked = 0
-        for header, datagram, buffers in network.slots[: 1 if is_quiet else READS_PER_TURN]:
+        unknown = 0
+        for header, datagram, buffers in network.slots[: 1 if is_quiet else FRAMES_PER_TURN]:
             try:
                 octets = read_into(buffers) - VNET_HEADER_LENGTH
             except OSError as error:
@@ -68,8 +67,8 @@ class PacketEgress(Egress):
             if flow is None:
                 held = Held(bytes(frame[:length]), bytes(header))
                 self._upcalls.ask(network.egress, network, None, held, now=now, key=key)
-                asked += 1
-                if asked == UPCALLS_PER_TURN:
+                unknown += 1
+                if unknown == UNKNOWN_PER_TURN:
                     break
             else:
                 flow.frames += 1

@@ -101,8 +101,7 @@ class Poller:
         started_at = now = clock()
         while now - started_at < TURN_SECONDS:
             if not ready:
-                for fd, _ in self._epoll.poll(0, READY_MAX):
-                    ready.append(fd)
+                ready.extend(fd for fd, _ in self._epoll.poll(0, READY_MAX))
             if ready:
                 found_at = now
                 reader = self._readers.get(ready.popleft())

@@ -74,14 +74,14 @@ from overlay.tables import (
 )
 from overlay.verdict import Deliver, Direction, Drop, DropReason, Encapsulate, Replicate
 from tunnel import egress, flows, ingress, upcalls
-from tunnel.carriage import READS_PER_TURN, TURN_SECONDS
-from tunnel.egress import SEND_TRIES
+from tunnel.carriage import FRAMES_PER_TURN, READS_PER_TURN, TURN_SECONDS
+from tunnel.egress import SEND_TRIES, UNKNOWN_PER_TURN
 from tunnel.interfaces import Activity, Ledger, Point, Strictness
 from tunnel.meter import COPIES_BURST, SHARE, UpcallKind
 from tunnel.offload import PLAIN
 from tunnel.pydatapath import PATH_RECHECK_SECONDS
 from tunnel.recorder import Recorder
-from tunnel.upcalls import UPCALL_TIMEOUT_SECONDS, UPCALLS_PER_TURN
+from tunnel.upcalls import UPCALL_TIMEOUT_SECONDS
 from tunnel.vxlan import build_header
 
 OUT = frame(REMOTE, LOCAL)
@@ -1030,7 +1030,7 @@ def test_more_frames_of_a_flow_than_may_wait_are_dropped(
     # With fewer upcalls a turn than reads, a question waits for several turns.
     monkeypatch.setattr(upcalls, "UPCALLS_PER_TURN", 1)
     engine = bound(make_engine)
-    others = [frame(REMOTE, mac(number)) for number in range(READS_PER_TURN)]
+    others = [frame(REMOTE, mac(number)) for number in range(FRAMES_PER_TURN)]
     engine.from_device(*others, *[OUT] * 500)
     assert engine.drops()[DropReason.UPCALL_OVERFLOW] > 0
     assert len([sent for sent in engine.sent if sent.frame == OUT]) >= flows.PENDING_FRAMES_MAX
@@ -1174,41 +1174,43 @@ def test_a_full_flow_table_carries_frame_by_frame(
 def test_a_drain_ends_after_so_many_reads(make_engine: MakeEngine) -> None:
     engine = bound(make_engine)
     engine.from_device(OUT)
-    for _ in range(READS_PER_TURN + 1):
+    for _ in range(FRAMES_PER_TURN + 1):
         engine.device.transmit(OUT)
     engine.reactor.run_until(lambda: len(engine.sent) > 1, within=0.0)
-    assert len(engine.sent) == 1 + READS_PER_TURN
+    assert len(engine.sent) == 1 + FRAMES_PER_TURN
     engine.settle()
-    assert len(engine.sent) == 2 + READS_PER_TURN
+    assert len(engine.sent) == 2 + FRAMES_PER_TURN
 
 
-def test_a_drain_ends_after_as_many_questions_as_are_answered_at_once(make_engine: MakeEngine) -> None:
+def test_a_drain_ends_after_as_many_unknown_frames_as_are_answered_at_once(make_engine: MakeEngine) -> None:
     engine = bound(make_engine)
-    for number in range(UPCALLS_PER_TURN + 1):
+    for number in range(UNKNOWN_PER_TURN + 1):
         engine.device.transmit(frame(REMOTE, mac(number)))
     engine.reactor.run_until(lambda: bool(engine.sent), within=0.0)
-    assert len(engine.sent) == engine.statistics().ledger.received == UPCALLS_PER_TURN
+    assert len(engine.sent) == engine.statistics().ledger.received == UNKNOWN_PER_TURN
     engine.settle()
-    assert len(engine.sent) == UPCALLS_PER_TURN + 1
+    assert len(engine.sent) == UNKNOWN_PER_TURN + 1
 
 
 def test_a_new_flow_that_begins_with_a_burst_loses_nothing(make_engine: MakeEngine) -> None:
     engine = bound(make_engine)
-    engine.from_device(*[OUT] * 2 * READS_PER_TURN)
-    assert (len(engine.sent), engine.drops()) == (2 * READS_PER_TURN, {})
+    engine.from_device(*[OUT] * 2 * FRAMES_PER_TURN)
+    assert (len(engine.sent), engine.drops()) == (2 * FRAMES_PER_TURN, {})
+    engine.from_underlay(*[IN] * 2 * READS_PER_TURN)
+    assert (len(engine.device.frames), engine.drops()) == (2 * READS_PER_TURN, {})
 
 
 def test_a_drain_ends_after_so_much_time(make_engine: MakeEngine) -> None:
     engine = bound(make_engine)
     engine.from_device(OUT)
     engine.clock.tick = TURN_SECONDS / 10
-    for _ in range(READS_PER_TURN):
+    for _ in range(FRAMES_PER_TURN):
         engine.device.transmit(OUT)
     engine.reactor.run_until(lambda: len(engine.sent) > 1, within=0.0)
     assert 9 <= len(engine.sent) - 1 <= 11
     engine.clock.tick = 0.0
     engine.settle()
-    assert len(engine.sent) == 1 + READS_PER_TURN
+    assert len(engine.sent) == 1 + FRAMES_PER_TURN
 
 
 # ── Every second ────────────────────────────────────────────────────────────────────────────────────────

@@ -373,3 +373,36 @@ impl Sink for Writer<'_> {
         self.book.drop(reason, Some(self.network), frame, self.drops.as_deref_mut(), 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{Address, Outgoing, send_many};
+    use crate::testing::lane_of;
+    use std::io::IoSlice;
+    use std::net::UdpSocket;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_turns_work_names_the_octets_of_runs_alone() {
+        const RUN: usize = 300;
+        let (sender, port) =
+            (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        sys::hear_runs(port.as_raw_fd()).unwrap();
+        let to = Address::new(&[127, 0, 0, 1], port.local_addr().unwrap().port(), 0).unwrap();
+        let (mut lane, _) = lane_of(Some(7));
+        let number = lane.add_port(port.as_raw_fd());
+        let octets = [7; 1000];
+        for (length, segment) in [(1000, None), (RUN, Some(100))] {
+            let slices = [IoSlice::new(&octets[..length])];
+            let sent = send_many(sender.as_raw_fd(), &to, &[Outgoing { slices: &slices, segment, ecn: 0 }]);
+            assert_eq!(sent.unwrap(), 1);
+        }
+        let mut work = Work::default();
+        let deadline = sys::now() + 5.0;
+        while work.arrivals < 2 && sys::now() < deadline {
+            work += lane.drain_port(number, 0.0);
+        }
+        assert_eq!((work.arrivals, work.run_octets), (2, RUN));
+    }
+}

@@ -13,17 +13,18 @@
 //! past: work that came within the time a poll covers speaks for it, work that came later against.
 //!
 //! Where long runs arrive, a single one can wait: the thread naps instead of giving the core away.  It need not
-//! be woken, the run is longer when it comes back, and the scheduler sees a core that is free for others.  Super-packets
-//! make no naps, for they get no longer, and long frames from a device neither: whoever sends them is on this host, and
-//! stops when nobody takes them.
+//! be woken, the run is longer when it comes back, and the scheduler sees a core that is free for others.
+//! Super-packets make no naps, for they get no longer, and long frames from a device neither: whoever sends them is on
+//! this host, and stops when nobody takes them.
 //!
 //! Who floods a device with short frames does not stop, for the kernel drops what nobody takes.  To carry all there is
 //! would leave no core, where they are short, to the programs that shall read what comes out at the other end, whose
-//! buffers then overflow.  So after a whole turn of frames the thread naps too, if of late it has waited for a core.
+//! buffers then overflow.  So after a turn of many frames the thread naps too, if of late it has waited for a core.
 //!
 //! A panic ends every worker, marks the lane as broken, and rings the bell: the loop thread brings the daemon to an end
 //! that is explained.
 
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +38,7 @@ use crate::sys::{self, Bell, CoreWaits, Waiter};
 
 /// How long it is polled for: covers request and response at some thousands a second.
 const POLL_SECONDS: f64 = 0.001_2;
-/// Of 30 µs the rate is less, of 100 to 300 no more (docs/performance.md).
+/// In bulk the rate is less with 30 µs, and no more with 100 to 300; in a flood 30 to 100 do the same (docs/performance.md).
 const NAP: Duration = Duration::from_micros(60);
 /// Of the time, waited for a core: so much, and cores are short.
 const SHORT: f64 = 1.0 / 16.0;
@@ -252,7 +253,7 @@ impl Worker {
             if !work.is_idle() {
                 let now = sys::now();
                 patience.worked(work, now);
-                if work.is_flooded && shortage.lasts(now, || waits.as_ref()?.seconds().ok()) {
+                if shortage.naps(work, now, || waits.as_ref()?.seconds().ok()) {
                     std::thread::sleep(NAP);
                 }
                 continue;
@@ -339,17 +340,23 @@ impl Patience {
 struct Shortage {
     is_there: bool,
     looked_at: f64,
-    waited: f64,
+    /// Seconds, as of then; None: not known.
+    waited: Option<f64>,
 }
 
 impl Shortage {
-    /// `waited` gives the seconds waited so far; None: that is not known here, and cores are not short.
-    fn lasts(&mut self, now: f64, waited: impl FnOnce() -> Option<f64>) -> bool {
+    /// Whether the thread naps after this work.  `waited` gives the seconds it has waited so far; None: that is not
+    /// known here, and cores are not short.
+    fn naps(&mut self, work: Work, now: f64, waited: impl FnOnce() -> Option<f64>) -> bool {
+        if !work.is_flooded {
+            return false;
+        }
         let passed = now - self.looked_at;
         if passed >= SHORTAGE_SECONDS {
-            let waited = waited().unwrap_or(0.0);
-            self.is_there = waited - self.waited > SHORT * passed;
-            (self.looked_at, self.waited) = (now, waited);
+            let before = mem::replace(&mut self.waited, waited());
+            self.is_there =
+                before.zip(self.waited).is_some_and(|(before, after)| after - before > SHORT * passed);
+            self.looked_at = now;
         }
         self.is_there
     }
@@ -453,12 +460,17 @@ mod tests {
     #[test]
     fn cores_are_short_where_they_are_waited_for() {
         let mut shortage = Shortage::default();
-        assert!(!shortage.lasts(100.0, || Some(1.0)), "in all the time before");
-        assert!(!shortage.lasts(100.1, || Some(1.001)), "a hundredth");
-        assert!(shortage.lasts(100.2, || Some(1.011)), "a tenth");
-        assert!(shortage.lasts(100.205, || panic!("looked for too often")));
-        assert!(!shortage.lasts(100.3, || Some(1.011)));
-        assert!(!shortage.lasts(100.4, || None), "it is not known");
+        let flood = Work { frames: 64, is_flooded: true, ..Work::default() };
+        let mut naps = |now, waited| shortage.naps(flood, now, || waited);
+        assert!(!naps(100.0, Some(50.0)), "in all the time before");
+        assert!(!naps(100.1, Some(50.001)), "a hundredth");
+        assert!(naps(100.2, Some(50.011)), "a tenth");
+        assert!(naps(100.205, None), "looked for too often");
+        assert!(!naps(100.3, Some(50.011)));
+        assert!(!naps(100.4, None), "it is not known");
+        assert!(!naps(100.5, Some(50.1)), "nor since when");
+        assert!(naps(100.6, Some(50.2)));
+        assert!(!shortage.naps(Work { frames: 63, ..Work::default() }, 100.6, || None), "no flood");
     }
 
     fn arrival(run_octets: usize) -> Work {

@@ -1,6 +1,8 @@
 //! System calls: every `unsafe` of the engine that talks to the kernel, behind functions that are safe.
 //!
 //! Descriptors are borrowed: the Python objects that opened them close them, after the engine has let go.
+//!
+//! Over 500 lines: what is `unsafe` about the kernel is in one place, its tests beside it.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, IoSlice, Result};

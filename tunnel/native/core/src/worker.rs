@@ -38,7 +38,8 @@ use crate::sys::{self, Bell, CoreWaits, Waiter};
 
 /// How long it is polled for: covers request and response at some thousands a second.
 const POLL_SECONDS: f64 = 0.001_2;
-/// In bulk the rate is less with 30 µs, and no more with 100 to 300; in a flood 30 to 100 do the same (docs/performance.md).
+/// In bulk the rate is less with 30 µs, and no more with 100 to 300; in a flood 30 to 100 do the same
+/// (docs/performance.md).
 const NAP: Duration = Duration::from_micros(60);
 /// Of the time, waited for a core: so much, and cores are short.
 const SHORT: f64 = 1.0 / 16.0;

@@ -360,5 +360,7 @@ class PortCarriage:
         self.socket = socket
         self.networks: dict[int, NetworkCarriage] = {}
         self.datagram = bytearray(lead) + bytearray(DATAGRAM_MAX)
+        self.view = memoryview(self.datagram)
+        self.buffers = (self.datagram,)
         self.drained_at = 0.0
         self.overruns_seen = socket.overruns()

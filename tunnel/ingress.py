@@ -1,7 +1,8 @@
 """Ingress: underlay → device.  The functions stand in the order the datagram meets them.
 
-    drain ─▶ datagrams of one read ─▶ header, network, VTEP ─▶ flow remembered? ─▶ carry ─▶ write
-                                                                  └▶ upcall      merge ─┘
+    drain ─▶ a datagram alone, of a flow remembered ──────────────────────────────────────▶ write
+     └▶ take ─▶ datagrams of one read ─▶ header, network, VTEP ─▶ flow remembered? ─▶ carry ─▶ write
+                                                                     └▶ upcall      merge ─┘
 
 One read gives a datagram; a run of equal ones that `UDP_GRO` has joined; or a whole super-frame that a
 kernel VXLAN node on the same host sent unsegmented.  Neighbours of one flow within a run are merged into
@@ -48,8 +49,8 @@ CONTROL_ROOM = 128  # octets for control messages: an ECN field, a segment size,
 _VXLAN_AND_FLOW = struct.Struct("!I I 12s")
 FLOW_END = HEADER_LENGTH + 14  # of a datagram: VXLAN header, both MACs, EtherType
 
-# The control messages of nearly every datagram over IPv4: an ECN field that says nothing.
-UNMARKED: Ancillary = [(*IP_TOS, b"\x00")]
+# The control messages of nearly every datagram, over IPv4 and IPv6: an ECN field that says nothing.
+UNMARKED: tuple[Ancillary, ...] = ([(*IP_TOS, bytes(1))], [(*IPV6_TCLASS, bytes(4))])
 
 
 class Ingress:
@@ -67,32 +68,71 @@ class Ingress:
         self._clock = clock
 
     def drain(self, port: PortCarriage) -> None:
-        """HOT PATH: runs once per read from the underlay, whoever sent it."""
+        """HOT PATH: one read after a pause, else a turn of a burst, whoever sent it.
+
+        After a pause the shortest way, as in `tunnel.egress`.
+        """
+        now = self._clock()
+        if now - port.drained_at <= QUIET_SECONDS:
+            self._drain_burst(port, now=now)
+            port.drained_at = self._clock()
+            return
+        port.drained_at = now
+        try:
+            octets, ancillary, _, sockaddr = port.socket.receive_into(port.buffers, CONTROL_ROOM)
+        except OSError:
+            return
+        recorder = self._recorder
+        network, vtep, flow = self._look_up(port, port.view, sockaddr[0])
+        if (
+            network is None
+            or vtep is None
+            or flow is None
+            or octets < FLOW_END
+            or type(flow.verdict) is not Deliver
+            or ancillary not in UNMARKED
+            or recorder.observers
+        ):
+            self._take(port, octets, ancillary, sockaddr[0], now=now)
+            self._upcalls.answer()
+            return
+        recorder.counters.received += 1
+        frame = port.view[HEADER_LENGTH:octets]
+        octets -= HEADER_LENGTH
+        vtep.received_frames += 1
+        vtep.received_octets += octets
+        flow.frames += 1
+        flow.octets += octets
+        flow.used_at = now
+        self._deliver(network, vtep, frame, None)
+
+    def _drain_burst(self, port: PortCarriage, *, now: float) -> None:
+        """HOT PATH: a turn of what the underlay brings."""
         clock, receive_into = self._clock, port.socket.receive_into
-        view = memoryview(port.datagram)
-        buffers = (port.datagram,)
-        started_at = clock()
-        deadline = started_at + TURN_SECONDS
-        is_quiet = started_at - port.drained_at > QUIET_SECONDS  # see `tunnel.egress`
-        for _ in range(1 if is_quiet else READS_PER_TURN):
+        deadline = now + TURN_SECONDS
+        for _ in range(READS_PER_TURN):
             try:
-                octets, ancillary, _, sockaddr = receive_into(buffers, CONTROL_ROOM)
+                octets, ancillary, _, sockaddr = receive_into(port.buffers, CONTROL_ROOM)
             except OSError:
                 break
             now = clock()
-            stride, is_marked = None, False
-            if ancillary != UNMARKED:
-                stride, is_marked = read_control(ancillary)
-            if stride is None or stride >= octets:
-                self._receive(port, view[:octets], sockaddr[0], None, now=now, is_marked=is_marked)
-            elif is_super_frame_untrusted(view[HEADER_LENGTH:octets]):
-                self._receive(port, view[:octets], sockaddr[0], stride, now=now, is_marked=is_marked)
-            else:
-                self._receive_run(port, view[:octets], stride, sockaddr[0], now=now, is_marked=is_marked)
+            self._take(port, octets, ancillary, sockaddr[0], now=now)
             if now >= deadline:
                 break
         self._upcalls.answer()
-        port.drained_at = clock()
+
+    def _take(self, port: PortCarriage, octets: int, ancillary: Ancillary, host: str, *, now: float) -> None:
+        """HOT PATH: what one read of so many octets has brought."""
+        stride, is_marked = None, False
+        if ancillary not in UNMARKED:
+            stride, is_marked = read_control(ancillary)
+        read = port.view[:octets]
+        if stride is None or stride >= octets:
+            self._receive(port, read, host, None, now=now, is_marked=is_marked)
+        elif is_super_frame_untrusted(read[HEADER_LENGTH:]):
+            self._receive(port, read, host, stride, now=now, is_marked=is_marked)
+        else:
+            self._receive_run(port, read, stride, host, now=now, is_marked=is_marked)
 
     def _receive_run(
         self,
@@ -216,21 +256,33 @@ class Ingress:
         frame: memoryview,
         segment_size: int | None,
     ) -> None:
-        """HOT PATH: one frame, repaired on the way."""
-        if type(verdict) is not Deliver:
+        """HOT PATH: does what the verdict says with one frame."""
+        if type(verdict) is Deliver:
+            self._deliver(network, vtep, frame, segment_size)
+        else:
             self._recorder.drop(reason_of(verdict), network, frame, vtep)
-            return
-        if not network.attachment.repairs:
-            self.write(network, PLAIN, (frame,), vtep)
-            return
-        limit = self._segment_limit(network, frame)
-        header = repair_untrusted(
-            frame, overlay_mtu=network.overlay_mtu, segment_size=segment_size, mss=limit
+
+    def _deliver(
+        self, network: NetworkCarriage, vtep: VtepCarriage, frame: memoryview, segment_size: int | None
+    ) -> None:
+        """HOT PATH: one frame to the device, repaired on the way."""
+        mss = self._segment_limit(network, frame) if network.segment_limits else None
+        header = (
+            repair_untrusted(frame, overlay_mtu=network.overlay_mtu, segment_size=segment_size, mss=mss)
+            if network.attachment.repairs
+            else PLAIN
         )
         if isinstance(header, DropReason):
             self._recorder.drop(header, network, frame, vtep)
-        else:
-            self.write(network, header, (frame,), vtep)
+            return
+        try:
+            network.device.write((header, frame))
+        except OSError as error:
+            self._not_written(network, (frame,), vtep, 1, error)
+            return
+        self._recorder.counters.delivered += 1
+        if self._recorder.observers:
+            self._recorder.show(Point.DEVICE_WRITE, network, frame)
 
     def _carry_together(
         self, network: NetworkCarriage, vtep: VtepCarriage, verdict: Verdict, frames: list[memoryview]
@@ -273,14 +325,24 @@ class Ingress:
         try:
             network.device.write((header, *buffers))
         except OSError as error:
-            # EINVAL is about the frame's contents, which a stranger chose; the rest is the device's.
-            is_frame = error.errno == errno.EINVAL
-            reason = DropReason.INNER_MALFORMED if is_frame else DropReason.DEVICE_FULL
-            self._recorder.drop(reason, network, b"".join(buffers), vtep, frames=frames)
+            self._not_written(network, buffers, vtep, frames, error)
             return
         self._recorder.counters.delivered += frames
         if self._recorder.observers:
             self._recorder.show(Point.DEVICE_WRITE, network, b"".join(buffers))
+
+    def _not_written(
+        self,
+        network: NetworkCarriage,
+        buffers: tuple[Buffer, ...],
+        vtep: VtepCarriage | None,
+        frames: int,
+        error: OSError,
+    ) -> None:
+        """EINVAL is about the frame's contents, which a stranger chose; the rest is the device's."""
+        is_frame = error.errno == errno.EINVAL
+        reason = DropReason.INNER_MALFORMED if is_frame else DropReason.DEVICE_FULL
+        self._recorder.drop(reason, network, b"".join(buffers), vtep, frames=frames)
 
 
 def read_control(ancillary: Ancillary) -> tuple[int | None, bool]:

@@ -76,7 +76,7 @@ class PacketIngress(Ingress):
             was_there = True
             now = clock()
             stride, is_marked = None, False
-            if ancillary != UNMARKED:
+            if ancillary not in UNMARKED:
                 stride, is_marked = read_control(ancillary)
             end = ETHERNET_LENGTH + octets
             frames = [view[:end]] if stride is None or stride >= octets else [*_apart(view[:end], stride)]

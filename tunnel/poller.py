@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -54,7 +53,7 @@ class Poller:
         self._clock = clock
         self._epoll = select.epoll()
         self._readers: dict[int, Callable[[], object]] = {}
-        self._ready: deque[int] = deque()
+        self._ready: list[tuple[int, int]] = []
         self._score = 0
         self._worked_at = 0.0
         self._busy = 0.0  # share of the last time that was work, 0 … 1
@@ -97,36 +96,42 @@ class Poller:
         Those that were ready when the time was over are served first in the next turn: a busy descriptor
         keeps no other from its turn.
         """
-        clock, ready = self._clock, self._ready
-        started_at = now = clock()
-        while now - started_at < TURN_SECONDS:
-            if not ready:
-                ready.extend(fd for fd, _ in self._epoll.poll(0, READY_MAX))
-            if ready:
-                found_at = now
-                reader = self._readers.get(ready.popleft())
-                if reader is not None:
-                    reader()
-                now = clock()
-                self._note(found_at, now)
-                continue
-            if not self._score or self._busy > BUSY_SHARE or now - self._worked_at >= SPIN_SECONDS:
-                return
-            os.sched_yield()
-            now = clock()
+        clock, poll, readers = self._clock, self._epoll.poll, self._readers
+        now = clock()
+        deadline = now + TURN_SECONDS
+        while now < deadline:
+            if not self._ready:
+                self._ready = poll(0, READY_MAX)
+                if not self._ready:
+                    if not self._spins(now):
+                        return
+                    os.sched_yield()
+                    now = clock()
+                    continue
+            fd, _ = self._ready.pop()
+            reader = readers.get(fd)
+            if reader is not None:
+                reader()
+            found_at, now = now, clock()
+            self._note(found_at, now)
         self._come_back()
+
+    def _spins(self, now: float) -> bool:
+        """Whether to look again at once, nothing being there, and not to sleep."""
+        return self._score > 0 and self._busy <= BUSY_SHARE and now - self._worked_at < SPIN_SECONDS
 
     def _note(self, found_at: float, done_at: float) -> None:
         """Work has come, soon or late, and is done."""
-        idle, work = found_at - self._worked_at, done_at - found_at
+        idle, work, lasted = found_at - self._worked_at, done_at - found_at, done_at - self._worked_at
         self._worked_at = done_at
         if idle <= SPIN_SECONDS:
-            self._score = min(SCORE_MAX, self._score + SCORE_HIT)
+            self._score += SCORE_HIT if self._score < SCORE_MAX else 0
         elif self._score:
             self._score -= 1
-        lasted = idle + work
-        if lasted > 0:
-            self._busy += (work / lasted - self._busy) * min(1.0, lasted / BUSY_SECONDS)
+        if lasted < BUSY_SECONDS:
+            self._busy += (work - self._busy * lasted) / BUSY_SECONDS
+        else:
+            self._busy = work / lasted
 
     def _come_back(self) -> None:
         """Has the next turn as soon as the loop has had its own."""

@@ -149,8 +149,8 @@ def finish_untrusted(header: Buffer, frame: memoryview) -> bool:
         total = int.from_bytes(frame[start:], "big")
     else:
         (total,) = word_sums([frame[start:]])
-    # Not 0, which in UDP says "no checksum" (RFC 768) and elsewhere means the same as 0xffff.
-    _Word.pack_into(frame, field_at, -total % WORD_MAX or WORD_MAX)
+    # Never 0, which in UDP says "no checksum" (RFC 768) and elsewhere means the same as 0xffff.
+    _Word.pack_into(frame, field_at, WORD_MAX - total % WORD_MAX)
     return True
 
 

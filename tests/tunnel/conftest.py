@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 from support.doubles import MakeEngine, balanced_engines
+from support.pace import pace
+
+__all__ = ["make_engine", "pace"]
 
 
 @pytest.fixture

@@ -53,12 +53,13 @@ from support.frames import (
     udp6,
     unfinished,
 )
+from support.pace import in_bursts
 from support.super_frames import Burst
 
 from bench.lab.wire import SimulatedSender
 from overlay.addr import BROADCAST, IpAddress
 from overlay.verdict import DropReason
-from tunnel import egress, upcalls
+from tunnel import upcalls
 from tunnel.egress import SEND_TRIES
 from tunnel.interfaces import Buffer, Point, SockAddr
 from tunnel.ladder import RETRY_SECONDS, Feature, Ladder, Switch
@@ -70,11 +71,7 @@ SEND_MAX = 65507  # octets of UDP payload in one IPv4 packet
 SEGMENTS_MAX = 64  # the most any kernel before Linux 6.9 takes
 ECT_0 = 2
 
-
-@pytest.fixture(autouse=True)
-def never_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A drain reads all there is, whenever the last one was."""
-    monkeypatch.setattr(egress, "QUIET_SECONDS", float("inf"))
+pytestmark = pytest.mark.usefixtures("pace")
 
 
 @dataclass(frozen=True)
@@ -175,6 +172,7 @@ def datagrams(*sizes: int, **fields: Any) -> list[bytes]:
 # ── Batches ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@in_bursts
 def test_equal_frames_of_a_burst_leave_in_one_send_in_their_order(make_engine: MakeEngine) -> None:
     frames = datagrams(*[100] * 10)
     (send,) = Door(make_engine).burst(*frames)
@@ -187,6 +185,7 @@ def test_a_frame_alone_asks_for_no_segmentation(make_engine: MakeEngine) -> None
     assert send.segment_size is None
 
 
+@in_bursts
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
@@ -206,6 +205,7 @@ def test_a_shorter_frame_ends_a_batch_and_a_longer_one_begins_the_next(
     assert frames_of(sends) == frames
 
 
+@in_bursts
 @pytest.mark.parametrize("size", [18, 500, 1000, 1022, 1400])
 def test_no_send_is_more_than_a_kernel_takes(make_engine: MakeEngine, size: int) -> None:
     frames = datagrams(*[size] * 200)
@@ -219,6 +219,7 @@ def test_no_send_is_more_than_a_kernel_takes(make_engine: MakeEngine, size: int)
     assert len(sends) <= 200 // min(63, SEND_MAX // (size + 50)) + 4  # one more for each drain's end
 
 
+@in_bursts
 def test_flows_to_two_vteps_leave_apart_each_in_its_order(make_engine: MakeEngine) -> None:
     door = Door(make_engine, vteps=(VTEP_B, VTEP_C))
     door.engine.bind(UNKNOWN, VTEP_C)
@@ -231,6 +232,7 @@ def test_flows_to_two_vteps_leave_apart_each_in_its_order(make_engine: MakeEngin
     assert frames_of(sends, VTEP_C) == to_c
 
 
+@in_bursts
 def test_two_networks_share_no_send(make_engine: MakeEngine) -> None:
     door = Door(make_engine)
     other = door.engine.add_network("other", 43, VTEP_B)
@@ -240,6 +242,7 @@ def test_two_networks_share_no_send(make_engine: MakeEngine) -> None:
     assert max(counts(door.sends)) == 3
 
 
+@in_bursts
 @pytest.mark.parametrize("version", [4, 6])
 def test_ecn_fields_share_no_send_and_a_flow_keeps_its_order(make_engine: MakeEngine, version: int) -> None:
     vtep, ours = (VTEP_B, OURS) if version == 4 else (VTEP_V6, OURS_V6)
@@ -294,6 +297,7 @@ def test_whatever_a_burst_is_every_flow_leaves_whole_and_in_order(
 # ── What a send may come to ─────────────────────────────────────────────────────────────────────────────
 
 
+@in_bursts
 @pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL])
 def test_a_batch_refused_leaves_singly_and_lowers_the_rung_for_a_minute(
     make_engine: MakeEngine, number: int
@@ -336,6 +340,7 @@ def test_where_single_sends_fail_too_it_was_not_segmentation(make_engine: MakeEn
     assert door.ladder.egress() == "batch"
 
 
+@in_bursts
 def test_a_path_that_carries_only_the_shorter_last_lowers_nothing(make_engine: MakeEngine) -> None:
     # QUIRK(linux): to many kernels a segment longer than the path is EINVAL, where a datagram is EMSGSIZE.
     door = Door(make_engine)
@@ -361,6 +366,7 @@ def test_a_batch_too_long_for_the_path_is_answered_frame_by_frame(make_engine: M
     assert door.ladder.egress() == "batch"
 
 
+@in_bursts
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM])
 def test_a_full_queue_loses_every_frame_of_the_batch_by_name(make_engine: MakeEngine, number: int) -> None:
     door = Door(make_engine)
@@ -370,6 +376,7 @@ def test_a_full_queue_loses_every_frame_of_the_batch_by_name(make_engine: MakeEn
     assert door.ladder.egress() == "batch"
 
 
+@in_bursts
 def test_a_report_of_an_earlier_datagram_loses_no_batch(make_engine: MakeEngine) -> None:
     door = Door(make_engine)
     door.engine.underlay.send_errors.append(os_error(errno.ECONNREFUSED))
@@ -466,6 +473,7 @@ def test_segments_take_the_ecn_field_of_their_super_frame(make_engine: MakeEngin
     assert (send.tos, list(send.frames)) == (ECT_0, burst.segments)
 
 
+@in_bursts
 def test_a_super_frame_that_waits_for_its_verdict_is_cut_when_that_comes(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -628,6 +636,7 @@ def test_while_the_door_is_closed_the_lower_one_is_taken(make_engine: MakeEngine
     assert door.doors.shuts == []
 
 
+@in_bursts
 def test_what_the_flow_batched_before_leaves_before_and_what_follows_follows(make_engine: MakeEngine) -> None:
     door, burst = SuperDoor(make_engine), Burst(octets=5000, size=1000)
     small = [replace(burst, octets=20, sequence=number).segments[0] for number in range(6)]
@@ -944,6 +953,7 @@ def test_an_unfinished_frame_one_path_does_not_carry_reaches_the_others(make_eng
     assert [(send.to, send.frames) for send in sends] == [(str(VTEP_C), (BROADCAST + whole[6:],))]
 
 
+@in_bursts
 def test_unfinished_frames_of_one_size_share_a_send(make_engine: MakeEngine) -> None:
     door = Door(make_engine)
     frames = datagrams(*[100] * 5)

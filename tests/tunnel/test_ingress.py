@@ -43,7 +43,6 @@ from overlay.bridge import BridgePolicy
 from overlay.fdb import Origin
 from overlay.tables import NeighborReplace
 from overlay.verdict import DropReason
-from tunnel import ingress
 from tunnel.interfaces import Point, Strictness
 from tunnel.offload import PLAIN
 from tunnel.vxlan import HEADER_LENGTH, build_header
@@ -63,11 +62,7 @@ BURSTS = {
 every_burst = pytest.mark.parametrize("burst", BURSTS.values(), ids=BURSTS)
 STRIDE = HEADER_LENGTH + len(BURST.segments[0])
 
-
-@pytest.fixture(autouse=True)
-def never_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A drain reads all there is, whenever the last one was."""
-    monkeypatch.setattr(ingress, "QUIET_SECONDS", float("inf"))
+pytestmark = pytest.mark.usefixtures("pace")
 
 
 def warm(make_engine: MakeEngine, **settings_: Any) -> Engine:

@@ -58,6 +58,7 @@ from support.frames import (
     udp4,
     udp6,
 )
+from support.pace import by_the_clock, in_bursts
 from support.super_frames import Burst
 
 from bench.lab.wire import Datagram
@@ -73,7 +74,7 @@ from overlay.tables import (
     VtepReplace,
 )
 from overlay.verdict import Deliver, Direction, Drop, DropReason, Encapsulate, Replicate
-from tunnel import egress, flows, ingress, upcalls
+from tunnel import flows, upcalls
 from tunnel.carriage import FRAMES_PER_TURN, READS_PER_TURN, TURN_SECONDS
 from tunnel.egress import SEND_TRIES, UNKNOWN_PER_TURN
 from tunnel.interfaces import Activity, Ledger, Point, Strictness
@@ -89,13 +90,7 @@ IN = frame(LOCAL, REMOTE)
 HEADER = build_header(VNI)
 OTHER = NetworkId("other")
 
-
-@pytest.fixture(autouse=True)
-def never_quiet(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A drain reads all there is, whenever the last one was; but where quiet is what is tested."""
-    if "quiet" not in request.node.name:
-        for module in (egress, ingress):
-            monkeypatch.setattr(module, "QUIET_SECONDS", float("inf"))
+pytestmark = pytest.mark.usefixtures("pace")
 
 
 def bound(make_engine: MakeEngine, **settings_: Any) -> Engine:
@@ -1015,6 +1010,7 @@ def test_frames_that_waited_leave_in_their_order_and_before_later_ones(make_engi
     assert flow.frames == 150
 
 
+@in_bursts
 @pytest.mark.parametrize("octets", [9000, 60000])
 def test_more_octets_of_a_flow_than_may_wait_are_dropped(make_engine: MakeEngine, octets: int) -> None:
     engine = make_engine()
@@ -1024,6 +1020,7 @@ def test_more_octets_of_a_flow_than_may_wait_are_dropped(make_engine: MakeEngine
     assert len(engine.device.frames) == held
 
 
+@in_bursts
 def test_more_frames_of_a_flow_than_may_wait_are_dropped(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1036,6 +1033,7 @@ def test_more_frames_of_a_flow_than_may_wait_are_dropped(
     assert len([sent for sent in engine.sent if sent.frame == OUT]) >= flows.PENDING_FRAMES_MAX
 
 
+@in_bursts
 def test_questions_beyond_a_turns_share_are_answered_in_the_next(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1069,6 +1067,7 @@ def arriving(octets: bytes) -> Any:
     return Datagram(VTEP_B, 50000, OURS, PORT, HEADER + octets)
 
 
+@in_bursts
 def test_a_verdict_that_does_not_come_is_waited_for_a_second(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1086,6 +1085,7 @@ def test_a_verdict_that_does_not_come_is_waited_for_a_second(
     assert engine.sent[-1].frame == frame(REMOTE, mac(4))
 
 
+@in_bursts
 def test_a_network_detached_drops_what_waits(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1097,6 +1097,7 @@ def test_a_network_detached_drops_what_waits(
     engine.settle()
 
 
+@in_bursts
 def test_what_waits_of_a_vtep_that_left_is_a_strangers(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1108,6 +1109,7 @@ def test_what_waits_of_a_vtep_that_left_is_a_strangers(
     assert len(engine.device.frames) == delivered
 
 
+@in_bursts
 def test_what_waits_of_a_vtep_that_left_and_came_back_is_a_strangers_too(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1171,6 +1173,7 @@ def test_a_full_flow_table_carries_frame_by_frame(
     assert (engine.flow_count, engine.statistics().upcalls) == (2, 2 + 3 * 3)
 
 
+@in_bursts
 def test_a_drain_ends_after_so_many_reads(make_engine: MakeEngine) -> None:
     engine = bound(make_engine)
     engine.from_device(OUT)
@@ -1182,6 +1185,7 @@ def test_a_drain_ends_after_so_many_reads(make_engine: MakeEngine) -> None:
     assert len(engine.sent) == 2 + FRAMES_PER_TURN
 
 
+@in_bursts
 def test_a_drain_ends_after_as_many_unknown_frames_as_are_answered_at_once(make_engine: MakeEngine) -> None:
     engine = bound(make_engine)
     for number in range(UNKNOWN_PER_TURN + 1):
@@ -1200,6 +1204,7 @@ def test_a_new_flow_that_begins_with_a_burst_loses_nothing(make_engine: MakeEngi
     assert (len(engine.device.frames), engine.drops()) == (2 * READS_PER_TURN, {})
 
 
+@in_bursts
 def test_a_drain_ends_after_so_much_time(make_engine: MakeEngine) -> None:
     engine = bound(make_engine)
     engine.from_device(OUT)
@@ -1348,6 +1353,7 @@ def test_while_nobody_watches_nobody_is_called(
     engine.from_underlay(IN, IN, sender=STRANGER)
 
 
+@by_the_clock
 def test_after_a_quiet_time_one_frame_is_asked_for_and_then_all(make_engine: MakeEngine) -> None:
     engine = bound(make_engine)
     engine.from_device(OUT)
@@ -1367,6 +1373,7 @@ def test_after_a_quiet_time_one_frame_is_asked_for_and_then_all(make_engine: Mak
     assert len(engine.sent) == 4
 
 
+@by_the_clock
 def test_after_a_quiet_time_one_datagram_is_asked_for_and_then_all(make_engine: MakeEngine) -> None:
     engine = bound(make_engine)
     engine.from_underlay(IN)

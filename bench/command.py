@@ -106,7 +106,7 @@ SUITES = {
         mtus=(1280, 1500, 9000),
     ),
     "release": Suite(
-        ("tcp-1", "udp-64", "rate-64", "rr"),
+        ("tcp-1", "udp-64", "udp-1400", "rate-64", "rr"),
         ("bare", "kernel", "weft:python", "weft:python:rung1", "weft:native", "fastd"),
         pairs=10,
         seconds=1,

@@ -1,7 +1,7 @@
 """Egress: device → underlay.  The functions stand in the order the frame meets them.
 
     drain ─▶ a frame alone, of a flow remembered ─────────────────────▶ one send
-     └▶ take ─▶ flow remembered? ─▶ carry ─▶ _offer ─▶ batch ─▶ flush ─▶ one send
+     └▶ meet ─▶ flow remembered? ─▶ carry ─▶ _offer ─▶ batch ─▶ flush ─▶ one send
                  └▶ upcall           └▶ a super-frame ─▶ whole, by the super door
                                                        └▶ split ─▶ runs ─▶ one send each
 
@@ -9,6 +9,8 @@ Frames are read in place, each into a slot of its network's ring, the VXLAN head
 them; nothing is copied on the hot path.  Frames of one size and ECN field for one VTEP and source port
 leave together in one `UDP_SEGMENT` send; whatever is open when the drain ends is flushed, so batching never
 waits for a frame.  A flow keeps to one source port, hence to one batch, and stays in order.
+
+Over 500 lines: what may become of a frame is read in one piece, and half of it is what befalls a send.
 
 Heads up: read udp(7), UDP_SEGMENT, and RFC 6040 section 4.1 before changing this file.
 """
@@ -39,12 +41,12 @@ from tunnel.interfaces import Buffer, Point, Reactor, Underlay
 from tunnel.ladder import Feature
 from tunnel.meter import UpcallKind
 from tunnel.offload import (
+    COMMON_LENGTH,
     ETHERNET_LENGTH,
     GSO_NONE,
     NEEDS_CSUM,
     PLAIN,
     TCP_CHECKSUM,
-    TCP_LENGTH,
     UDP_CHECKSUM,
     VNET_HEADER_LENGTH,
     VnetHeader,
@@ -59,6 +61,7 @@ from tunnel.vxlan import HEADER_LENGTH
 IPV4, IPV6 = UNTAGGED_IP = (0x0800, 0x86DD)  # EtherTypes
 TCP = 6
 SYN = 0x02  # RFC 9293 section 3.1
+ECN = 0b11  # of the TOS octet (RFC 3168 section 5)
 FRAGMENT = 0x3FFF  # IPv4: more fragments, or an offset (RFC 791 section 3.1)
 IP_TOS, IPV6_TCLASS = (0, 1), (41, 67)  # (level, type) of the control messages that carry an ECN field
 UDP_SEGMENT = (17, 103)
@@ -71,12 +74,11 @@ _FRAME = struct.Struct("!12s H x B 4x H x B 2x 12s 9x B")
 # Where a checksum that a device has left to us stands in the datagram, by the frame's virtio header: of TCP
 # and UDP in IPv4 without options.  0: it is finished.  Any other header wants a closer look.
 _L4_AT = HEADER_LENGTH + ETHERNET_LENGTH + 20
-_COMMON_LENGTH = ETHERNET_LENGTH + 20 + TCP_LENGTH  # octets of a frame that has all the fields looked at
 _CHECKSUM_AT = {PLAIN: 0} | {
     VnetHeader(NEEDS_CSUM, checksum_start=_L4_AT - HEADER_LENGTH, checksum_offset=at).build(): _L4_AT + at
     for at in (TCP_CHECKSUM, UDP_CHECKSUM)
 }
-_Word = struct.Struct("!H")
+_Checksum = struct.Struct("!H")
 
 # What a full queue looks like, and a device that is gone.
 FULL = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM))
@@ -115,16 +117,21 @@ class Egress:
         """HOT PATH: one frame after a pause, else a turn of a burst.
 
         Who was quiet has most likely one frame to say, and waits for the answer.  Asking for more would cost
-        a system call, and the loop comes back at once if there is more.  On cold caches every line costs
-        several times what it does in a burst: so a frame about which there is nothing to ask goes its
-        shortest way, past the batches.  Any other goes the way of a burst.
+        a system call, and the loop comes back at once if there is more.
         """
         now = self._clock()
-        if now - network.drained_at <= QUIET_SECONDS:
-            self._drain_burst(network, now=now)
-            network.drained_at = self._clock()
-            return
-        network.drained_at = now
+        if now - network.drained_at > QUIET_SECONDS:
+            self._drain_alone(network, now)
+        else:
+            self._drain_burst(network, now)
+        network.drained_at = self._clock()
+
+    def _drain_alone(self, network: NetworkCarriage, now: float) -> None:
+        """HOT PATH: one frame, on cold caches, where every line costs several times what it does in a burst.
+
+        So a frame with nothing to ask about it goes its shortest way, past the batches: one of IPv4 and of a
+        flow that is remembered, with the addresses and ports of the last.  Any other goes the way of a burst.
+        """
         slot = header, datagram, buffers = network.slots[0]
         try:
             octets = network.device.read_into(buffers) - VNET_HEADER_LENGTH
@@ -142,20 +149,20 @@ class Egress:
             or (vtep := flow.target) is None
             or selector != flow.selector
             or ethertype != IPV4
-            or tos
+            or tos & ECN
             or fragment & FRAGMENT
             or (protocol == TCP and tcp_flags & SYN)
             or (checksum_at := _CHECKSUM_AT.get(bytes(header))) is None
-            or not _COMMON_LENGTH <= octets <= vtep.frame_max
+            or not COMMON_LENGTH <= octets <= vtep.frame_max
             or not vtep.senders
             or recorder.observers
         ):
-            self._take(network, slot, octets, now=now)
-            self._settle()
+            self._meet(network, slot, octets, now)
+            self._end_turn()
             return
         if checksum_at:
             total = int.from_bytes(datagram[_L4_AT:end], "big") << (octets & 1) * 8  # see `finish_untrusted`
-            _Word.pack_into(datagram, checksum_at, WORD_MAX - total % WORD_MAX)
+            _Checksum.pack_into(datagram, checksum_at, WORD_MAX - total % WORD_MAX)
         flow.frames += 1
         flow.octets += octets
         flow.used_at = now
@@ -170,7 +177,7 @@ class Egress:
         vtep.sent_frames += 1
         vtep.sent_octets += octets
 
-    def _drain_burst(self, network: NetworkCarriage, *, now: float) -> None:
+    def _drain_burst(self, network: NetworkCarriage, now: float) -> None:
         """HOT PATH: a turn of what the host sends; builds nothing for a flow that is known."""
         clock, read_into, counters = self._clock, network.device.read_into, self._recorder.counters
         deadline = now + TURN_SECONDS
@@ -184,7 +191,7 @@ class Egress:
                 break
             counters.received += 1
             now = clock()
-            if not self._take(network, slot, octets, now=now):
+            if not self._meet(network, slot, octets, now):
                 unknown += 1
                 if unknown == UNKNOWN_PER_TURN:
                     break
@@ -193,15 +200,15 @@ class Egress:
             used = used + 1 if self._open else 0
             if now >= deadline:
                 break
-        self._settle()
+        self._end_turn()
 
     def _stop_if_gone(self, network: NetworkCarriage, error: OSError) -> None:
         """Stops listening to a dead descriptor, or the loop would spin on it."""
         if error.errno in GONE:
             self._reactor.remove_reader(network.device.fileno())
 
-    def _take(self, network: NetworkCarriage, slot: Slot, octets: int, *, now: float) -> bool:
-        """HOT PATH: a frame of so many octets that was read to the slot; False: its flow is unknown."""
+    def _meet(self, network: NetworkCarriage, slot: Slot, octets: int, now: float) -> bool:
+        """HOT PATH: a frame of so many octets that was read to the slot; whether its verdict was known."""
         header, datagram, _ = slot
         end = HEADER_LENGTH + octets
         key, ethertype, tos, fragment, protocol, selector, tcp_flags = _FRAME.unpack_from(
@@ -231,8 +238,8 @@ class Egress:
         self._carry_known(network, flow, header, datagram[:end], is_marked=is_marked)
         return True
 
-    def _settle(self) -> None:
-        """Has sent and asked whatever a turn has left open."""
+    def _end_turn(self) -> None:
+        """Sends the batches that are open, and has the questions answered that were asked."""
         if self._open:
             self._flush_all()
         self._upcalls.answer()

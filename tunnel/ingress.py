@@ -1,7 +1,7 @@
 """Ingress: underlay → device.  The functions stand in the order the datagram meets them.
 
     drain ─▶ a datagram alone, of a flow remembered ──────────────────────────────────────▶ write
-     └▶ take ─▶ datagrams of one read ─▶ header, network, VTEP ─▶ flow remembered? ─▶ carry ─▶ write
+     └▶ datagrams of one read ─▶ header, network, VTEP ─▶ flow remembered? ─▶ carry ─▶ write
                                                                      └▶ upcall      merge ─┘
 
 One read gives a datagram; a run of equal ones that `UDP_GRO` has joined; or a whole super-frame that a
@@ -68,16 +68,20 @@ class Ingress:
         self._clock = clock
 
     def drain(self, port: PortCarriage) -> None:
-        """HOT PATH: one read after a pause, else a turn of a burst, whoever sent it.
-
-        After a pause the shortest way, as in `tunnel.egress`.
-        """
+        """HOT PATH: one read after a pause, else a turn of a burst, whoever sent it (see `tunnel.egress`)."""
         now = self._clock()
-        if now - port.drained_at <= QUIET_SECONDS:
-            self._drain_burst(port, now=now)
-            port.drained_at = self._clock()
-            return
-        port.drained_at = now
+        if now - port.drained_at > QUIET_SECONDS:
+            self._drain_alone(port, now)
+        else:
+            self._drain_burst(port, now)
+        port.drained_at = self._clock()
+
+    def _drain_alone(self, port: PortCarriage, now: float) -> None:
+        """HOT PATH: one read, on cold caches.
+
+        A datagram of a flow that is to be delivered goes its shortest way; what `UDP_GRO` has joined, what is
+        marked or cut off or not known goes the way of a burst.
+        """
         try:
             octets, ancillary, _, sockaddr = port.socket.receive_into(port.buffers, CONTROL_ROOM)
         except OSError:
@@ -93,7 +97,7 @@ class Ingress:
             or ancillary not in UNMARKED
             or recorder.observers
         ):
-            self._take(port, octets, ancillary, sockaddr[0], now=now)
+            self._receive_read(port, octets, ancillary, sockaddr[0], now)
             self._upcalls.answer()
             return
         recorder.counters.received += 1
@@ -106,7 +110,7 @@ class Ingress:
         flow.used_at = now
         self._deliver(network, vtep, frame, None)
 
-    def _drain_burst(self, port: PortCarriage, *, now: float) -> None:
+    def _drain_burst(self, port: PortCarriage, now: float) -> None:
         """HOT PATH: a turn of what the underlay brings."""
         clock, receive_into = self._clock, port.socket.receive_into
         deadline = now + TURN_SECONDS
@@ -116,13 +120,15 @@ class Ingress:
             except OSError:
                 break
             now = clock()
-            self._take(port, octets, ancillary, sockaddr[0], now=now)
+            self._receive_read(port, octets, ancillary, sockaddr[0], now)
             if now >= deadline:
                 break
         self._upcalls.answer()
 
-    def _take(self, port: PortCarriage, octets: int, ancillary: Ancillary, host: str, *, now: float) -> None:
-        """HOT PATH: what one read of so many octets has brought."""
+    def _receive_read(
+        self, port: PortCarriage, octets: int, ancillary: Ancillary, host: str, now: float
+    ) -> None:
+        """HOT PATH: what one read of so many octets has brought: a datagram, a super-frame or a run."""
         stride, is_marked = None, False
         if ancillary not in UNMARKED:
             stride, is_marked = read_control(ancillary)
@@ -266,12 +272,12 @@ class Ingress:
         self, network: NetworkCarriage, vtep: VtepCarriage, frame: memoryview, segment_size: int | None
     ) -> None:
         """HOT PATH: one frame to the device, repaired on the way."""
-        mss = self._segment_limit(network, frame) if network.segment_limits else None
-        header = (
-            repair_untrusted(frame, overlay_mtu=network.overlay_mtu, segment_size=segment_size, mss=mss)
-            if network.attachment.repairs
-            else PLAIN
-        )
+        header: bytes | DropReason = PLAIN
+        if network.attachment.repairs:
+            mss = self._segment_limit(network, frame) if network.segment_limits else None
+            header = repair_untrusted(
+                frame, overlay_mtu=network.overlay_mtu, segment_size=segment_size, mss=mss
+            )
         if isinstance(header, DropReason):
             self._recorder.drop(header, network, frame, vtep)
             return
@@ -296,7 +302,7 @@ class Ingress:
             for frame in frames:
                 self.write(network, PLAIN, (frame,), vtep)
             return
-        limit = self._segment_limit(network, frames[0])
+        limit = self._segment_limit(network, frames[0]) if network.segment_limits else None
         for outcome in merge_untrusted(
             frames, overlay_mtu=network.overlay_mtu, udp=network.merges_udp, mss=limit
         ):
@@ -308,7 +314,7 @@ class Ingress:
     @staticmethod
     def _segment_limit(network: NetworkCarriage, frame: memoryview) -> int | None:
         """The smallest segment the receivers of this flow are known to need; of no use for a short frame."""
-        if not network.segment_limits or len(frame) <= network.overlay_mtu + ETHERNET_LENGTH:
+        if len(frame) <= network.overlay_mtu + ETHERNET_LENGTH:
             return None
         return network.segment_limits.get(bytes(frame[0:12]))
 
@@ -339,7 +345,7 @@ class Ingress:
         frames: int,
         error: OSError,
     ) -> None:
-        """EINVAL is about the frame's contents, which a stranger chose; the rest is the device's."""
+        """Counts a refused write.  EINVAL is about the contents, which a stranger chose; else the device."""
         is_frame = error.errno == errno.EINVAL
         reason = DropReason.INNER_MALFORMED if is_frame else DropReason.DEVICE_FULL
         self._recorder.drop(reason, network, b"".join(buffers), vtep, frames=frames)

@@ -70,7 +70,7 @@ _Udp = struct.Struct("!4xHH")  # length, checksum
 # A frame that is Ethernet, IPv4 without options, TCP or UDP: EtherType, version and IHL, total length,
 # fragment, protocol, source, destination, UDP's length and checksum, TCP's data offset, flags, checksum.
 _Common = struct.Struct("!12xHBxH2xHxB2xII4xHH4xBB2xH")
-_COMMON_LENGTH = ETHERNET_LENGTH + 20 + TCP_LENGTH
+COMMON_LENGTH = ETHERNET_LENGTH + 20 + TCP_LENGTH  # octets of a frame that has all of these
 # The same for IPv6: payload length, next header, the addresses as four words, UDP's and TCP's checksum.
 _Common6 = struct.Struct("!18xHBx4Q6xH8xH")
 _COMMON6_LENGTH = ETHERNET_LENGTH + 40 + TCP_LENGTH
@@ -182,7 +182,7 @@ def repair_untrusted(
     # words of any size, for 2**32 and 2**64 are 1 modulo 65535: where it differs from the field, the frame is
     # finished and nothing else about it matters.
     length = len(frame)
-    if length < _COMMON_LENGTH:
+    if length < COMMON_LENGTH:
         return _repair(frame, overlay_mtu, segment_size, mss)
     ethertype, version, total, fragment, protocol, src, dst, udp_length, udp, offset, flags, tcp = (
         _Common.unpack_from(frame)
@@ -248,7 +248,7 @@ def syn_mss_untrusted(frame: Buffer) -> int | None:
     It is the largest segment the SYN's *sender* accepts: it bounds the flow's other direction.
     """
     # HOT PATH: asked of every frame of a new flow; nearly all of them are no SYN and say so in one octet.
-    if len(frame) < _COMMON_LENGTH:
+    if len(frame) < COMMON_LENGTH:
         return None
     is_common = frame[12] == 0x08 and frame[13] == 0 and frame[14] == 0x45  # IPv4 without options
     if is_common and (frame[23] != TCP or not frame[47] & SYN):

@@ -16,7 +16,7 @@ import struct
 
 from overlay.verdict import Drop, DropReason, Verdict
 from tunnel.carriage import FRAMES_PER_TURN, QUIET_SECONDS, TURN_SECONDS, NetworkCarriage, VtepCarriage
-from tunnel.egress import GONE, UNKNOWN_PER_TURN, Egress
+from tunnel.egress import UNKNOWN_PER_TURN, Egress
 from tunnel.flannel_udp import forward_untrusted, with_ethernet
 from tunnel.flows import Held
 from tunnel.interfaces import Point
@@ -47,8 +47,7 @@ class PacketEgress(Egress):
             try:
                 octets = read_into(buffers) - VNET_HEADER_LENGTH
             except OSError as error:
-                if error.errno in GONE:
-                    self._reactor.remove_reader(network.device.fileno())
+                self._stop_if_gone(network, error)
                 break
             counters.received += 1
             now = clock()
@@ -79,9 +78,7 @@ class PacketEgress(Egress):
                 )
             if now >= deadline:
                 break
-        if self._open:
-            self._flush_all()
-        self._upcalls.answer()
+        self._end_turn()
         network.drained_at = clock()
 
     def send_own(self, network: NetworkCarriage, vtep: VtepCarriage, packet: bytes) -> None:

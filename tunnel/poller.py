@@ -93,8 +93,8 @@ class Poller:
     def _turn(self) -> None:
         """HOT PATH: works, and looks again, until nothing is there, the time is over, or spinning is.
 
-        Those that were ready when the time was over are served first in the next turn: a busy descriptor
-        keeps no other from its turn.
+        What epoll tells of at once is served in any order, all of it before it is asked again, in the next
+        turn if the time is over: a busy descriptor keeps no other from its turn.
         """
         clock, poll, readers = self._clock, self._epoll.poll, self._readers
         now = clock()
@@ -125,7 +125,7 @@ class Poller:
         idle, work, lasted = found_at - self._worked_at, done_at - found_at, done_at - self._worked_at
         self._worked_at = done_at
         if idle <= SPIN_SECONDS:
-            self._score += SCORE_HIT if self._score < SCORE_MAX else 0
+            self._score = min(SCORE_MAX, self._score + SCORE_HIT)
         elif self._score:
             self._score -= 1
         if lasted < BUSY_SECONDS:

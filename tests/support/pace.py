@@ -1,4 +1,7 @@
-"""How frames come to the Python engine: many to a drain, or one after a pause, which may go a shorter way."""
+"""How frames come to the Python engine: many to a drain, or one after a pause.
+
+Alone, an IPv4 frame of 54 octets or more, and any datagram, of a remembered flow goes a shorter way.
+"""
 
 from __future__ import annotations
 

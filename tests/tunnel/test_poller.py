@@ -331,6 +331,8 @@ def test_where_answers_stop_coming_it_gives_up(
     poller.add_reader(pipe.reading, pipe.hear)
     for _ in range(SCORE_MAX):
         work(loop, pipe, after=SOON)
+    work(loop, pipe, after=LATE)
+    work(loop, pipe, after=SOON)
     for _ in range(SCORE_MAX):
         work(loop, pipe, after=LATE)
     loop.now += LATE

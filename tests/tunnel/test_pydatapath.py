@@ -323,8 +323,8 @@ def test_fragments_leave_by_the_socket_of_their_addresses(make_engine: MakeEngin
     engine = make_engine()
     engine.bind(MAC_B)
     for sport in range(1000, 1032):
-        whole = udp4(b"x", sport=sport)
-        piece = udp4(b"x", ip=IP(src=IP4_A, dst=IP4_B, flags="MF"), sport=sport)
+        whole = udp4(bytes(64), sport=sport)
+        piece = udp4(bytes(64), ip=IP(src=IP4_A, dst=IP4_B, flags="MF"), sport=sport)
         engine.from_device(whole)
         engine.from_device(piece)  # the first of its packet has ports too, the others do not
     assert len({sent.source_port for sent in engine.sent[1::2]}) == 1
@@ -1353,33 +1353,52 @@ def test_while_nobody_watches_nobody_is_called(
     engine.from_underlay(IN, IN, sender=STRANGER)
 
 
+PASS_SECONDS = pytest.mark.parametrize("seconds", [0.0, 0.0005], ids=["quick", "longer than a pause"])
+
+
 @by_the_clock
-def test_after_a_quiet_time_one_frame_is_asked_for_and_then_all(make_engine: MakeEngine) -> None:
+@PASS_SECONDS
+def test_after_a_quiet_time_one_frame_is_asked_for_and_then_all(
+    make_engine: MakeEngine, seconds: float
+) -> None:
     engine = bound(make_engine)
     engine.from_device(OUT)
     engine.clock.advance(1.0)
     for _ in range(3):
         engine.device.transmit(OUT)
-    reads: list[int] = []
+    sent_before: list[int] = []  # each read
     plain_read = engine.device.read_into
 
     def read_into(buffers: Any) -> int:
-        reads.append(len(engine.sent))
+        sent_before.append(len(engine.sent))
+        engine.clock.advance(seconds)
         return plain_read(buffers)
 
     engine.device.read_into = read_into  # type: ignore[method-assign]
     engine.reactor.run_until(lambda: len(engine.sent) == 4, within=1.0)
-    assert reads[:2] == [1, 2], "the first frame was not on its way before the second was asked for"
-    assert len(engine.sent) == 4
+    assert sent_before[:3] == [1, 2, 2], "expected one frame on its way, and then a burst"
 
 
 @by_the_clock
-def test_after_a_quiet_time_one_datagram_is_asked_for_and_then_all(make_engine: MakeEngine) -> None:
+@PASS_SECONDS
+def test_after_a_quiet_time_one_datagram_is_asked_for_and_then_all(
+    make_engine: MakeEngine, seconds: float
+) -> None:
     engine = bound(make_engine)
     engine.from_underlay(IN)
     engine.clock.advance(1.0)
-    engine.from_underlay(IN, IN, IN)
-    assert engine.device.frames == [IN] * 4
+    reads: list[int] = []
+    plain_read = engine.port.receive_into
+
+    def receive_into(buffers: Any, room: int) -> Any:
+        reads.append(len(engine.device.frames))
+        engine.clock.advance(seconds)
+        return plain_read(buffers, room)
+
+    engine.port.receive_into = receive_into  # type: ignore[method-assign]
+    engine.from_underlay(IN, IN)
+    assert engine.device.frames == [IN] * 3
+    assert reads == [1, 2, 3], "expected a read that finds nothing, which only a burst makes"
 
 
 # ── Many ────────────────────────────────────────────────────────────────────────────────────────────────

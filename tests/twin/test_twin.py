@@ -55,7 +55,7 @@ Step = Callable[[Twin], None]
 MACS = (MAC_A, MAC_B, BROADCAST, Mac(b"\x02\x00\x00\x00\x00\x0c"), Mac(b"\x01\x80\xc2\x00\x00\x0e"))
 EXPERIMENTAL = b"\x88\xb5"
 # Scripts take their time, and all of a test have the same pace.
-EXPECTED = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture)
+SUPPRESSED = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture)
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def known_macs(engine: Twin) -> set[tuple[object, ...]]:
     return {(entry.mac, entry.vtep, entry.origin) for entry in engine.tables[NETWORK].fdb.entries()}
 
 
-@settings(max_examples=150, suppress_health_check=[*EXPECTED])
+@settings(max_examples=150, suppress_health_check=SUPPRESSED)
 @given(script=st.lists(steps, min_size=1, max_size=12))
 def test_whatever_comes_both_engines_do_the_same(script: list[Step]) -> None:
     run_both(twin, assert_alike, script)
@@ -238,7 +238,7 @@ def test_whatever_comes_both_engines_do_the_same(script: list[Step]) -> None:
     [{"strictness": Strictness.LINUX}, {"suppresses": False}, {"repairs": False}, {"overlay_mtu": 600}],
     ids=str,
 )
-@settings(max_examples=25, suppress_health_check=[*EXPECTED])
+@settings(max_examples=25, suppress_health_check=SUPPRESSED)
 @given(script=st.lists(steps, min_size=1, max_size=12))
 def test_however_the_network_is_set_both_engines_do_the_same(
     others: dict[str, object], script: list[Step]
@@ -246,7 +246,7 @@ def test_however_the_network_is_set_both_engines_do_the_same(
     run_both(twin, assert_alike, script, **others)
 
 
-@settings(max_examples=40, suppress_health_check=[*EXPECTED])
+@settings(max_examples=40, suppress_health_check=SUPPRESSED)
 @given(
     burst=bursts(size=st.sampled_from([200, 1000, 1300]), octets=st.integers(1, 46), ip_options=st.just(0))
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunnel import egress, ingress, packet_egress, packet_ingress
+from tunnel import egress, ingress
 from tunnel.carriage import QUIET_SECONDS
 
 # Seconds from which on the engine takes a pause for one.
@@ -18,7 +18,7 @@ PACES = {IN_BURSTS: "in bursts", ALONE: "alone"}
 @pytest.fixture(params=[*PACES], ids=[*PACES.values()])
 def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
     """Every drain is one of a burst, or every drain is after a pause, whenever the last one was."""
-    for module in (egress, ingress, packet_egress, packet_ingress):
+    for module in (egress, ingress):
         monkeypatch.setattr(module, "QUIET_SECONDS", request.param)
     return float(request.param)
 

@@ -100,6 +100,15 @@ def test_a_frame_of_a_known_flow_goes_past_the_batches_with_its_checksum_finishe
     assert [sent.frame for sent in engine.sent] == [frame]
 
 
+def test_a_frame_of_a_class_goes_the_shortest_way_too(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = knowing(make_engine)
+    monkeypatch.setattr(Egress, "_meet", refuse)
+    engine.from_device(FRAMES["of a class"])
+    assert [(sent.frame, sent.tos) for sent in engine.sent] == [(FRAMES["of a class"], 0)]
+
+
 def test_a_checksum_that_comes_to_zero_is_written_as_its_other_zero(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,7 @@ class Egress:
 
         So a frame with nothing to ask about it goes its shortest way, past the batches: one of IPv4 and of a
         flow that is remembered, with the addresses and ports of the last.  Any other goes the way of a burst.
+        What is counted is counted once it has left.
         """
         slot = header, datagram, buffers = network.slots[0]
         try:
@@ -163,19 +164,19 @@ class Egress:
         if checksum_at:
             total = int.from_bytes(datagram[_L4_AT:end], "big") << (octets & 1) * 8  # see `finish_untrusted`
             _Checksum.pack_into(datagram, checksum_at, WORD_MAX - total % WORD_MAX)
-        flow.frames += 1
-        flow.octets += octets
-        flow.used_at = now
         try:
             vtep.senders[flow.entropy & vtep.mask].send(datagram[:end], vtep.sockaddr)
         except OSError as error:
             single = Batch(flow.entropy & vtep.mask)
             single.add(datagram[:end], end)
             self._send_again(network, vtep, single, error)
-            return
-        recorder.counters.sent += 1
-        vtep.sent_frames += 1
-        vtep.sent_octets += octets
+        else:
+            recorder.counters.sent += 1
+            vtep.sent_frames += 1
+            vtep.sent_octets += octets
+        flow.frames += 1
+        flow.octets += octets
+        flow.used_at = now
 
     def _drain_burst(self, network: NetworkCarriage, now: float) -> None:
         """HOT PATH: a turn of what the host sends; builds nothing for a flow that is known."""

@@ -100,15 +100,9 @@ class Ingress:
             self._receive_read(port, octets, ancillary, sockaddr[0], now)
             self._upcalls.answer()
             return
+        self._deliver(network, vtep, port.view[HEADER_LENGTH:octets], None)
         recorder.counters.received += 1
-        frame = port.view[HEADER_LENGTH:octets]
-        octets -= HEADER_LENGTH
-        vtep.received_frames += 1
-        vtep.received_octets += octets
-        flow.frames += 1
-        flow.octets += octets
-        flow.used_at = now
-        self._deliver(network, vtep, frame, None)
+        self._count(vtep, flow, 1, octets - HEADER_LENGTH, now=now)
 
     def _drain_burst(self, port: PortCarriage, now: float) -> None:
         """HOT PATH: a turn of what the underlay brings."""

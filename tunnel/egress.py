@@ -68,8 +68,9 @@ UDP_SEGMENT = (17, 103)
 
 # What the hot path reads of a frame in one go: both MACs, EtherType, and, where it is IPv4 without options,
 # TOS, fragment field, protocol, addresses with ports, TCP flags.  Read before it is known to be there: the
-# buffer is longer than this, and what lies past the frame's end never decides more than which socket sends.
+# buffer is longer than this, and what lies past the frame's end is an earlier frame's.
 _FRAME = struct.Struct("!12s H x B 4x H x B 2x 12s 9x B")
+_PORTS_END = ETHERNET_LENGTH + 20 + 4  # of a frame that has all that tells its flow from others
 
 # Where a checksum that a device has left to us stands in the datagram, by the frame's virtio header: of TCP
 # and UDP in IPv4 without options.  0: it is finished.  Any other header wants a closer look.
@@ -231,8 +232,9 @@ class Egress:
         flow.frames += 1
         flow.octets += octets
         flow.used_at = now
-        if selector != flow.selector or ethertype != IPV4 or fragment & FRAGMENT:
-            flow.selector = selector
+        has_ports = ethertype == IPV4 and not fragment & FRAGMENT and octets >= _PORTS_END
+        if selector != flow.selector or not has_ports:
+            flow.selector = selector if has_ports else b""
             flow.entropy = flow_hash_untrusted(datagram[HEADER_LENGTH:end])
         # In a tagged frame another octet stands where the TOS is: then the right one is looked for.
         is_marked = bool(tos) or ethertype not in UNTAGGED_IP

@@ -36,7 +36,8 @@ class Flow:
 
     Attributes:
         target: The VTEP of an `Encapsulate`, else None: what the hot path carries the verdict out with.
-        selector: The addresses and ports of the last frame, as octets; while they stay, so does `entropy`.
+        selector: The addresses and ports of the last frame, empty if it had none; while they stay, so does
+            `entropy`.
         entropy: The flow hash that chose the sender.
     """
 

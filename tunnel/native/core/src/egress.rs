@@ -26,7 +26,7 @@ use crate::batch::{Buffers, Fill, Message, Piece, Place};
 use crate::bucket::Source;
 use crate::ecn::inner_ecn_untrusted;
 use crate::entropy::flow_hash_untrusted;
-use crate::flows::{Key, Owner, Verdict};
+use crate::flows::{Key, NO_PORTS, Owner, Verdict};
 use crate::lane::{HEADER_LENGTH, Lane, Network, Point, Work};
 use crate::octets::{ETHERNET_LENGTH, FRAGMENT, IPV4, IPV6, SYN, TCP, octet, word};
 use crate::packet::{LEAD, source_of_untrusted};
@@ -175,10 +175,11 @@ impl Lane {
         flow.used_at = now;
         let verdict = flow.verdict;
         if let Verdict::Encapsulate(vtep) = verdict {
-            let selector = frame.get(26..38).and_then(|octets| octets.try_into().ok()).unwrap_or([0; 12]);
-            let is_plain =
+            let has_ports =
                 ethertype == Some(IPV4) && word(frame, 20).is_some_and(|field| field & FRAGMENT == 0);
-            if selector != flow.selector || !is_plain {
+            let ports = if has_ports { frame.get(26..38) } else { None };
+            let selector = ports.and_then(|octets| octets.try_into().ok()).unwrap_or(NO_PORTS);
+            if selector == NO_PORTS || selector != flow.selector {
                 flow.selector = selector;
                 flow.entropy = flow_hash_untrusted(frame);
             }

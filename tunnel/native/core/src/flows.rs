@@ -41,6 +41,9 @@ pub enum Owner {
     Ingress(u32),
 }
 
+/// The selector of a frame that has no addresses and ports where most have them: nothing to go by.
+pub const NO_PORTS: [u8; 12] = [0; 12];
+
 /// A verdict remembered, and what it has carried.
 ///
 /// HOT PATH: what a frame reads and writes is one line of the cache; key and end of its time lie behind.
@@ -50,7 +53,7 @@ pub struct Flow {
     pub verdict: Verdict,
     /// The flow hash that chose the sender.
     pub entropy: u32,
-    /// The addresses and ports of the last frame; while they stay, so does `entropy`.
+    /// The addresses and ports of the last frame, or NO_PORTS; while they stay, so does `entropy`.
     pub selector: [u8; 12],
     /// When it last carried.
     pub used_at: f64,
@@ -117,7 +120,7 @@ impl FlowTable {
             used_at: now,
             frames: 0,
             octets: 0,
-            selector: [0; 12],
+            selector: NO_PORTS,
             entropy: 0,
             places,
         };

@@ -14,7 +14,7 @@ use crate::ecn::{CE, mark_congested_untrusted};
 use crate::flows::{Key, Owner, Verdict};
 use crate::lane::{Book, Drops, HEADER_LENGTH, Lane, Point, Work};
 use crate::merge::{MergeLimits, Sink, merge_untrusted};
-use crate::octets::long;
+use crate::octets::{ETHERNET_LENGTH, UDP, long, octet};
 use crate::reason::Reason;
 use crate::repair::{Way, is_super_frame_untrusted, repair_untrusted};
 use crate::sys::{self, Arrived, Host, errno};
@@ -27,6 +27,8 @@ const DATAGRAM_ROOM: usize = 65_536;
 const READS_PER_TURN: usize = 8;
 /// Octets of the receive buffer.
 pub const BUFFER_OCTETS: usize = READS_PER_TURN * DATAGRAM_ROOM;
+/// Of UDP in one turn: with what the kernel counts beside them they are a program's receive buffer (`rmem_default`).
+const FLOOD_OCTETS: usize = 64 << 10;
 /// A VXLAN header's first word with nothing reserved set (RFC 7348 section 5).
 const I_WORD: u32 = 0x0800_0000;
 /// Of a datagram: VXLAN header, both MACs, EtherType.
@@ -69,6 +71,18 @@ impl Group {
     }
 }
 
+/// Whether a datagram carries UDP, whose senders nobody slows down.  A guess: nothing hangs on it but a nap.
+fn carries_udp(datagram: &[u8], is_packet: bool) -> bool {
+    let before = if is_packet { 0 } else { HEADER_LENGTH + ETHERNET_LENGTH };
+    let packet = datagram.get(before..).unwrap_or_default();
+    let protocol_at = match packet.first().map(|octet| octet >> 4) {
+        Some(4) => 9,
+        Some(6) => 6,
+        _ => return false,
+    };
+    octet(packet, protocol_at) == Some(UDP)
+}
+
 impl Lane {
     /// Reads a turn's datagrams from a port.
     pub fn drain_port(&mut self, port: u32, now: f64) -> Work {
@@ -83,19 +97,23 @@ impl Lane {
             self.hear_refusals_of(fd);
             0
         });
+        let mut message_octets = 0;
         for (index, read) in arrived[..count].iter().enumerate() {
+            let start = index * DATAGRAM_ROOM;
+            if carries_udp(&buffer[start..start + read.length], of_packets.is_some()) {
+                message_octets += read.length;
+            }
             if let Some(network) = of_packets {
-                let start = index * DATAGRAM_ROOM;
                 self.receive_packets(network, &buffer[start..start + read.length], read, now);
                 continue;
             }
-            group(&buffer, index * DATAGRAM_ROOM, read, port, &mut groups);
+            group(&buffer, start, read, port, &mut groups);
         }
         self.receive_groups(&mut buffer, &groups, now);
         groups.clear();
         (self.received, self.groups) = (buffer, groups);
         let run_octets = arrived[..count].iter().filter(|read| read.is_run()).map(|read| read.length).sum();
-        Work { arrivals: count, run_octets, ..Work::default() }
+        Work { arrivals: count, run_octets, is_flooded: message_octets >= FLOOD_OCTETS, ..Work::default() }
     }
 
     /// A socket that sends as well is readable, too, while an ICMP error waits: until that is taken.
@@ -377,6 +395,7 @@ impl Sink for Writer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::WIRE_ID;
     use crate::sys::{Address, Outgoing, send_many};
     use crate::testing::lane_of;
     use std::io::IoSlice;
@@ -404,5 +423,44 @@ mod tests {
             work += lane.drain_port(number, 0.0);
         }
         assert_eq!((work.arrivals, work.run_octets), (2, RUN));
+    }
+
+    #[test]
+    fn a_port_that_brings_much_of_udp_is_flooded() {
+        const LENGTH: usize = FLOOD_OCTETS / 2;
+        const TCP: u8 = 6;
+        let (sender, port) =
+            (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        sender.connect(port.local_addr().unwrap()).unwrap();
+        port.set_nonblocking(true).unwrap();
+        for is_packet in [false, true] {
+            let at = if is_packet { 0 } else { HEADER_LENGTH + ETHERNET_LENGTH };
+            let datagram = |version: u8, protocol: u8, length: usize| {
+                let mut octets = vec![0; length];
+                octets[at] = version << 4;
+                octets[at + if version == 4 { 9 } else { 6 }] = protocol;
+                octets
+            };
+            let cases = [
+                (datagram(4, UDP, LENGTH), datagram(6, UDP, LENGTH), true),
+                (datagram(4, UDP, LENGTH), datagram(4, UDP, LENGTH - 1), false),
+                (datagram(4, UDP, LENGTH), datagram(4, TCP, LENGTH), false),
+                (datagram(6, UDP, LENGTH), datagram(6, TCP, LENGTH), false),
+                (datagram(4, UDP, LENGTH), datagram(5, UDP, LENGTH), false),
+                (datagram(4, UDP, LENGTH), vec![0; 3], false),
+            ];
+            for (first, second, expected) in cases {
+                let (mut lane, network) = lane_of(if is_packet { None } else { Some(7) });
+                let number = lane.add_port(port.as_raw_fd());
+                if is_packet {
+                    lane.bind(number, WIRE_ID, network).unwrap();
+                }
+                for octets in [&first, &second] {
+                    sender.send(octets).unwrap();
+                }
+                let work = lane.drain_port(number, 0.0);
+                assert_eq!((work.arrivals, work.is_flooded), (2, expected), "{} {}", second[0], second.len());
+            }
+        }
     }
 }

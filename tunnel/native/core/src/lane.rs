@@ -314,7 +314,7 @@ pub struct Work {
     pub arrivals: usize,
     /// Octets of those that were runs.
     pub run_octets: usize,
-    /// A device gave FLOOD_FRAMES or more.
+    /// A device gave FLOOD_FRAMES or more, or a port FLOOD_OCTETS of UDP.
     pub is_flooded: bool,
 }
 

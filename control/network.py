@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 
 from control.intent.desired import NodeSubnet
 from control.operator.schema import NetworkConfig
@@ -21,13 +20,10 @@ from overlay.tables import Tables
 from tunnel import netlink
 from tunnel.interfaces import Attachment, Decider, Strictness
 from tunnel.ladder import Feature
-from tunnel.mtu import GSO_MAX, Encap, burst_max, overlay_mtu
+from tunnel.mtu import Encap, overlay_mtu
 from tunnel.netlink import IpInterface, LinkFacts
 from tunnel.tap import Tap, open_tap
 from tunnel.underlay import UdpUnderlay
-
-# From Linux
-FORWARDING = (Path("/proc/sys/net/ipv4/ip_forward"), Path("/proc/sys/net/ipv6/conf/all/forwarding"))
 
 # Ours
 QUEUE_FRAMES = 1000  # txqueuelen of the TAP: bounds what the host may have waiting for us
@@ -120,7 +116,6 @@ class ServedNetwork:
         found = netlink.link(self.config.device)
         if found is not None and self._is_ours(found):
             self._ensure_link(mac=self.own_mac)
-            netlink.limit_bursts(self.config.device, self._gso_max_size(underlays, found))
             return None
         replaced, self.device = self.device, self._open(mac=self.own_mac)
         return replaced
@@ -199,16 +194,6 @@ class ServedNetwork:
     def _ensure_link(self, *, mac: Mac | None) -> None:
         netlink.ensure_link(self.config.device, mtu=self.mtu, up=True, mac=mac, txqueuelen=QUEUE_FRAMES)
 
-    def _gso_max_size(self, underlays: Sequence[UdpUnderlay], link: LinkFacts) -> int:
-        """Where TCP's bursts are cut before they leave, as much as then fills one send.
-
-        That is for programs of this host.  A burst it forwards may be longer, and the kernel would cut it
-        frame by frame.
-        """
-        is_cut = all(underlay.ladder.egress() != "super" for underlay in underlays)
-        is_own = not link.has_master and not host_routes()
-        return burst_max(self.mtu, Encap(self.config.encap.value)) if is_cut and is_own else GSO_MAX
-
 
 @dataclass(frozen=True, slots=True)
 class UnderlaySurvey:
@@ -237,11 +222,6 @@ def device_addresses(devices: Sequence[str]) -> dict[str, tuple[IpAddress, ...]]
         if facts.device in found and not facts.tentative:
             found[facts.device].append(ip_address(str(facts.address).partition("%")[0]))
     return {device: tuple(addresses) for device, addresses in found.items()}
-
-
-def host_routes() -> bool:
-    """Whether this host forwards packets of others."""
-    return any(flag.exists() and flag.read_text().strip() != "0" for flag in FORWARDING)
 
 
 def device_mtu(config: NetworkConfig, underlays: Sequence[UdpUnderlay]) -> int:

@@ -68,7 +68,8 @@ UDP_SEGMENT = (17, 103)
 
 # What the hot path reads of a frame in one go: both MACs, EtherType, and, where it is IPv4 without options,
 # TOS, fragment field, protocol, addresses with ports, TCP flags.  Read before it is known to be there: the
-# buffer is longer than this, and what lies past the frame's end is an earlier frame's.
+# buffer is longer than this.  What lies past the frame's end is an earlier frame's, and leads at most to a
+# closer look.
 _FRAME = struct.Struct("!12s H x B 4x H x B 2x 12s 9x B")
 _PORTS_END = ETHERNET_LENGTH + 20 + 4  # of a frame that has all that tells its flow from others
 
@@ -132,7 +133,7 @@ class Egress:
 
         So a frame with nothing to ask about it goes its shortest way, past the batches: one of IPv4 and of a
         flow that is remembered, with the addresses and ports of the last.  Any other goes the way of a burst.
-        What is counted is counted once it has left.
+        What the flow and its VTEP carried is counted once it has left.
         """
         slot = header, datagram, buffers = network.slots[0]
         try:

@@ -15,17 +15,11 @@ from __future__ import annotations
 
 from enum import Enum
 
-from tunnel.split import RUN_OCTETS_MAX, SEGMENTS_MAX
-
 # From the specification
 UDP_OVERHEAD = 8  # octets (RFC 768)
 IP_OVERHEAD = {4: 20, 6: 40}  # octets, without options (RFC 791 section 3.1, RFC 8200 section 3)
 IP_PACKET_MAX = {4: 65535, 6: 65535 + 40}  # octets: 16-bit lengths, IPv6's not counting its header
 IP_MIN_MTU = {4: 68, 6: 1280}  # octets every link carries (RFC 791 section 3.2, RFC 8200 section 5)
-
-GSO_MAX = 65536  # octets: what a device takes in one piece unless told otherwise (linux/netdevice.h)
-TCP_ROOM = 321  # Linux: of gso_max_size, what TCP keeps for headers, its own and those of tunnels; at most
-TCP_HEADERS = 52  # octets: of IPv4 and of TCP with timestamps, as Linux sends it
 
 
 class Encap(Enum):
@@ -50,16 +44,6 @@ def overlay_mtu(underlay_mtu: int, encap: Encap, underlay_version: int) -> int:
     No device's MTU helps beyond the longest IP packet: loopback has 65536.
     """
     return min(underlay_mtu, IP_PACKET_MAX[underlay_version]) - overhead(encap, underlay_version)
-
-
-def burst_max(overlay_mtu: int, encap: Encap) -> int:
-    """The `gso_max_size` with which TCP's bursts, once they are cut, fill one send and leave nothing over.
-
-    64 KB are a few segments more than a datagram run takes, and these would cost as much as any other run.
-    """
-    datagram = overlay_mtu + ENCAP_OVERHEAD[encap]
-    segments = max(1, min(SEGMENTS_MAX, RUN_OCTETS_MAX // datagram))
-    return min(GSO_MAX, segments * (overlay_mtu - TCP_HEADERS) + TCP_ROOM)
 
 
 def versions_not_carried(overlay_mtu: int) -> tuple[int, ...]:

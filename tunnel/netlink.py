@@ -83,8 +83,6 @@ class LinkFacts:
     Attributes:
         kind: What `ip link add type` calls it (`veth`, `tun`), "" for hardware.
         queues: Of a TAP or TUN that may have several: how many somebody holds.
-        has_master: Whether it is a port of a bridge or the like.
-        gso_max_size: Octets of packet it takes in one piece.
     """
 
     name: str
@@ -95,8 +93,6 @@ class LinkFacts:
     kind: str
     txqueuelen: int
     queues: int = 0
-    has_master: bool = False
-    gso_max_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,18 +225,6 @@ def ensure_link(
     return _link_facts(kernel.link("get", index=found.index)[0])
 
 
-@conversation
-def limit_bursts(kernel: IPRoute, name: str, octets: int) -> None:
-    """Has the device take packets of so many octets in one piece, and no longer ones.  Idempotent.
-
-    Raises:
-        DeviceError: ENODEV, it is gone; EPERM.
-    """
-    found = _link_facts(kernel.link("get", ifname=name)[0])
-    if found.gso_max_size != octets:
-        kernel.link("set", index=found.index, gso_max_size=octets)
-
-
 def _link_facts(message: Any) -> LinkFacts:
     mac = message.get("IFLA_ADDRESS")
     return LinkFacts(
@@ -252,8 +236,6 @@ def _link_facts(message: Any) -> LinkFacts:
         kind=message.get(("linkinfo", "kind")) or "",
         txqueuelen=message.get("IFLA_TXQLEN") or 0,
         queues=message.get(("linkinfo", "data", "tun_num_queues")) or 0,
-        has_master=bool(message.get("IFLA_MASTER")),
-        gso_max_size=message.get("IFLA_GSO_MAX_SIZE") or 0,
     )
 
 

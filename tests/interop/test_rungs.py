@@ -9,7 +9,6 @@ insisted on, with all the others.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,14 +17,13 @@ from ipaddress import ip_address
 import pytest
 from support.engines import ON_BOTH
 from support.lab import ROOT, leaks, skip_unless_possible
-from support.serving import drops, eventually, expect_clean_exits, start_daemons, view
+from support.serving import drops, expect_clean_exits, start_daemons, view
 from support.traffic import checksum_errors, echo_over_udp, send_segmented, transfer
 
 from bench.lab import checks
 from bench.lab.namespaces import Lab, Place
 from bench.lab.topology import NodeKind, Topology, Underlay, UnderlayKind, segment
 from overlay.verdict import DropReason
-from tunnel.mtu import GSO_MAX, Encap, burst_max
 
 pytestmark = [*ROOT, pytest.mark.interop, ON_BOTH]
 
@@ -126,27 +124,6 @@ def test_what_the_status_tells_is_what_is_done(world: World, lab: Lab) -> None:
         assert sends >= frames
     elif not world.off:
         assert sends < frames / 2
-
-
-def test_bursts_that_are_cut_fill_a_send_and_others_are_as_long_as_may_be(world: World, lab: Lab) -> None:
-    n1 = lab["n1"]
-    fitting = burst_max(lab.topology.overlay_mtu(lab.topology.node("n1")), Encap.VXLAN)
-    expected = GSO_MAX if world.egress == "super" else fitting
-    eventually("bursts fit", lambda: gso_max_size(n1) == expected)
-    for begin, end in (
-        ("ip link add br9 type bridge && ip link set weft0 master br9", "ip link del br9"),
-        ("sysctl -qw net.ipv4.ip_forward=1 && ip link add v9 type veth", "ip link del v9"),
-    ):
-        n1.run(["sh", "-c", begin])
-        eventually("bursts of others do as well", lambda: gso_max_size(n1) == GSO_MAX)
-        n1.run(["sh", "-c", f"sysctl -qw net.ipv4.ip_forward=0 && {end}"])
-        eventually("bursts fit again", lambda: gso_max_size(n1) == expected)
-
-
-def gso_max_size(place: Place) -> int:
-    """Octets of packet the overlay's device takes in one piece."""
-    (link,) = json.loads(place.run(["ip", "-j", "-d", "link", "show", "weft0"]).stdout)
-    return int(link["gso_max_size"])
 
 
 def datagrams_sent(place: Place) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
@@ -13,16 +13,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
-from tunnel.mtu import (
-    ENCAP_OVERHEAD,
-    GSO_MAX,
-    Encap,
-    burst_max,
-    overhead,
-    overlay_mtu,
-    versions_not_carried,
-)
-from tunnel.split import RUN_OCTETS_MAX, SEGMENTS_MAX
+from tunnel.mtu import Encap, overhead, overlay_mtu, versions_not_carried
 
 
 @pytest.mark.parametrize(
@@ -78,31 +69,3 @@ def test_versions_whose_minimum_is_not_reached_are_flagged(mtu: int, expected: t
 
 def test_the_operator_writes_what_the_enum_says() -> None:
     assert [Encap("vxlan"), Encap("flannel-udp")] == [Encap.VXLAN, Encap.FLANNEL_UDP]
-
-
-@given(
-    mtu=st.integers(576, 9000),
-    encap=st.sampled_from(Encap),
-    headers=st.sampled_from([40, 52, 60, 72]),  # IPv4 or IPv6, TCP without options or with timestamps
-    room=st.integers(193, 321),
-)
-def test_a_burst_of_tcp_is_one_run_of_datagrams_and_not_much_less(
-    mtu: int, encap: Encap, headers: int, room: int
-) -> None:
-    """`room`: what kernels of one configuration or another leave for headers (MAX_TCP_HEADER, and one)."""
-    assume(headers < 60 or mtu >= 1280)
-    segments = (burst_max(mtu, encap) - room) // (mtu - headers)
-    most = min(SEGMENTS_MAX, RUN_OCTETS_MAX // (mtu + ENCAP_OVERHEAD[encap]))
-    assert most - 2 <= segments <= most
-
-
-@pytest.mark.parametrize(
-    ("mtu", "encap", "expected"),
-    [
-        (1450, Encap.VXLAN, 44 * 1398 + 321),
-        (1472, Encap.FLANNEL_UDP, 44 * 1420 + 321),
-        (65485, Encap.VXLAN, GSO_MAX),
-    ],
-)
-def test_a_burst_has_at_most_what_a_device_takes(mtu: int, encap: Encap, expected: int) -> None:
-    assert burst_max(mtu, encap) == expected

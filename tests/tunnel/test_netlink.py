@@ -77,26 +77,6 @@ def test_a_link_is_taken_down_and_what_is_not_named_stays(host: Namespace) -> No
     assert "state DOWN" in host.run("ip link show wa0")
 
 
-def test_bursts_are_limited_as_wanted_and_then_left_alone(host: Namespace) -> None:
-    netlink.limit_bursts("wa0", 61833)
-    assert "gso_max_size 61833 " in host.run("ip -d link show wa0")
-    found = netlink.link("wa0")
-    assert found is not None
-    assert found.gso_max_size == 61833
-    bell = netlink.Doorbell()
-    netlink.limit_bursts("wa0", 61833)
-    assert not bell.ring()
-    bell.close()
-
-
-def test_a_port_of_a_bridge_has_a_master(host: Namespace) -> None:
-    host.run("ip link add br0 type bridge", "ip link set wa0 master br0")
-    found, bridge = netlink.link("wa0"), netlink.link("br0")
-    assert found is not None
-    assert bridge is not None
-    assert (found.has_master, bridge.has_master) == (True, False)
-
-
 @pytest.mark.usefixtures("host")
 @pytest.mark.parametrize(
     ("name", "mtu", "number"), [("nowhere", 1400, errno.ENODEV), ("wa0", 1 << 24, errno.EINVAL)]

@@ -27,7 +27,8 @@ const DATAGRAM_ROOM: usize = 65_536;
 const READS_PER_TURN: usize = 8;
 /// Octets of the receive buffer.
 pub const BUFFER_OCTETS: usize = READS_PER_TURN * DATAGRAM_ROOM;
-/// Of UDP in one turn: with what the kernel counts beside them they are a program's receive buffer (`rmem_default`).
+/// Of UDP in one turn: with what the kernel counts beside them half of a program's receive buffer (`rmem_default`), which
+/// it must have time to read.  Short datagrams are no flood here: to nap for them gained nothing.
 const FLOOD_OCTETS: usize = 64 << 10;
 /// A VXLAN header's first word with nothing reserved set (RFC 7348 section 5).
 const I_WORD: u32 = 0x0800_0000;
@@ -71,7 +72,8 @@ impl Group {
     }
 }
 
-/// Whether a datagram carries UDP, whose senders nobody slows down.  A guess: nothing hangs on it but a nap.
+/// Whether a datagram carries UDP, untagged, which unlike TCP need not heed how fast it is read.  A guess: nothing hangs
+/// on it but a nap.
 fn carries_udp(datagram: &[u8], is_packet: bool) -> bool {
     let before = if is_packet { 0 } else { HEADER_LENGTH + ETHERNET_LENGTH };
     let packet = datagram.get(before..).unwrap_or_default();
@@ -97,11 +99,11 @@ impl Lane {
             self.hear_refusals_of(fd);
             0
         });
-        let mut message_octets = 0;
+        let mut udp_octets = 0;
         for (index, read) in arrived[..count].iter().enumerate() {
             let start = index * DATAGRAM_ROOM;
             if carries_udp(&buffer[start..start + read.length], of_packets.is_some()) {
-                message_octets += read.length;
+                udp_octets += read.length;
             }
             if let Some(network) = of_packets {
                 self.receive_packets(network, &buffer[start..start + read.length], read, now);
@@ -113,7 +115,7 @@ impl Lane {
         groups.clear();
         (self.received, self.groups) = (buffer, groups);
         let run_octets = arrived[..count].iter().filter(|read| read.is_run()).map(|read| read.length).sum();
-        Work { arrivals: count, run_octets, is_flooded: message_octets >= FLOOD_OCTETS, ..Work::default() }
+        Work { arrivals: count, run_octets, is_flooded: udp_octets >= FLOOD_OCTETS, ..Work::default() }
     }
 
     /// A socket that sends as well is readable, too, while an ICMP error waits: until that is taken.

@@ -19,7 +19,8 @@
 //!
 //! Who floods a device with short frames does not stop, for the kernel drops what nobody takes.  To carry all there is
 //! would leave no core, where they are short, to the programs that shall read what comes out at the other end, whose
-//! buffers then overflow.  So after a turn of many frames the thread naps too, if of late it has waited for a core.
+//! buffers then overflow.  So after a turn of many frames the thread naps too, if of late it has waited for a core; and
+//! after one in which a port brought much of UDP.
 //!
 //! A panic ends every worker, marks the lane as broken, and rings the bell: the loop thread brings the daemon to an end
 //! that is explained.

@@ -175,9 +175,8 @@ impl Lane {
         flow.used_at = now;
         let verdict = flow.verdict;
         if let Verdict::Encapsulate(vtep) = verdict {
-            let has_ports =
-                ethertype == Some(IPV4) && word(frame, 20).is_some_and(|field| field & FRAGMENT == 0);
-            let ports = if has_ports { frame.get(26..38) } else { None };
+            let is_whole = word(frame, 20).is_some_and(|field| field & FRAGMENT == 0);
+            let ports = if ethertype == Some(IPV4) && is_whole { frame.get(26..38) } else { None };
             let selector = ports.and_then(|octets| octets.try_into().ok()).unwrap_or(NO_PORTS);
             if selector == NO_PORTS || selector != flow.selector {
                 flow.selector = selector;

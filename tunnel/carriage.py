@@ -46,6 +46,7 @@ SEND_MAX = 65535 - 20 - 8  # octets of UDP payload in one IPv4 send; IPv6 would 
 # Ours
 FRAMES_PER_TURN = 128  # of a device
 READS_PER_TURN = 64  # of a port; of single datagrams no more than a new flow may have waiting
+READS_JOINED = 8  # of a port whose segments may stand in one write
 TURN_SECONDS = 0.001  # a drain ends after that many or that long, whichever is first
 QUIET_SECONDS = 0.0002  # since the last drain ended: so long a pause is no burst
 SEGMENT_LIMITS_MAX = 4096  # MAC pairs whose smallest MSS is remembered
@@ -352,21 +353,36 @@ def _slot(datagram: memoryview, vxlan_header: bytes, lead: bytes) -> Slot:
     return Slot(header, datagram, (header, datagram[max(HEADER_LENGTH, len(lead)) :]))
 
 
+class ReadSlot:
+    """Where one read of a port goes.
+
+    Attributes:
+        datagram: What the read has brought; before it `lead`, for good.
+        view: The same.
+        buffers: What to read to.
+        octets: How many octets the read has brought.
+    """
+
+    __slots__ = ("buffers", "datagram", "octets", "view")
+
+    def __init__(self, lead: bytes) -> None:
+        self.datagram = bytearray(lead) + bytearray(DATAGRAM_MAX)
+        self.view = memoryview(self.datagram)
+        self.buffers = (self.view[len(lead) :],)
+        self.octets = 0
+
+
 class PortCarriage:
     """One receiving socket, the networks that share it, and what the kernel lost there.
 
     Attributes:
-        datagram: What the last read has brought, valid until the next; before it `lead`, for good.
-        view: The same.
-        buffers: What to read to.
+        slots: Where datagrams are read to.
         drained_at: When the last drain ended.
     """
 
     def __init__(self, socket: UnderlayPort, *, lead: bytes = b"") -> None:
         self.socket = socket
         self.networks: dict[int, NetworkCarriage] = {}
-        self.datagram = bytearray(lead) + bytearray(DATAGRAM_MAX)
-        self.view = memoryview(self.datagram)
-        self.buffers = (self.view[len(lead) :],)
+        self.slots = tuple(ReadSlot(lead) for _ in range(READS_JOINED))
         self.drained_at = 0.0
         self.overruns_seen = socket.overruns()

@@ -7,7 +7,8 @@
 One read gives a datagram; a run of equal ones that `UDP_GRO` has joined; or a whole super-frame that a
 kernel VXLAN node on the same host sent unsegmented.  Neighbours of one flow within a run are merged into
 one write, checksums verified first; the rest is written as it is, repaired where its sender left a
-checksum unfinished (`tunnel.offload`).  Nothing is kept beyond the read, so merging delays nothing.
+checksum unfinished (`tunnel.offload`).  What TCP segments at the end of a read leave open waits for the next
+read, and for nothing else, so merging delays nothing: a burst too long for one send is still one write.
 
 Heads up: read RFC 7348 section 5 and RFC 6040 section 4.2 before changing this file.
 """
@@ -18,6 +19,7 @@ import errno
 import struct
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from overlay.discovery import may_be_discovery_untrusted
 from overlay.verdict import Deliver, Drop, DropReason, Verdict
@@ -27,13 +29,14 @@ from tunnel.carriage import (
     TURN_SECONDS,
     NetworkCarriage,
     PortCarriage,
+    ReadSlot,
     VtepCarriage,
 )
 from tunnel.ecn import CE, mark_congested_untrusted
 from tunnel.egress import IP_TOS, IPV6_TCLASS
 from tunnel.flows import Flow, Held
 from tunnel.interfaces import Ancillary, Buffer, Point
-from tunnel.merge import Lost, merge_untrusted
+from tunnel.merge import Lost, count_open_untrusted, merge_untrusted
 from tunnel.offload import ETHERNET_LENGTH, PLAIN, is_super_frame_untrusted, repair_untrusted
 from tunnel.recorder import Recorder
 from tunnel.upcalls import Upcalls
@@ -53,6 +56,15 @@ FLOW_END = HEADER_LENGTH + 14  # of a datagram: VXLAN header, both MACs, EtherTy
 UNMARKED: tuple[Ancillary, ...] = ([(*IP_TOS, bytes(1))], [(*IPV6_TCLASS, bytes(4))])
 
 
+class _Tail(NamedTuple):
+    """Segments at the end of a read which the next one may continue, counted and not yet carried."""
+
+    network: NetworkCarriage
+    vtep: VtepCarriage
+    flow: Flow
+    frames: list[memoryview]
+
+
 class Ingress:
     """The way in of one engine."""
 
@@ -66,6 +78,7 @@ class Ingress:
         self._recorder = recorder
         self._upcalls = upcalls
         self._clock = clock
+        self._tail: _Tail | None = None  # never beyond a turn
 
     def drain(self, port: PortCarriage) -> None:
         """HOT PATH: one read after a pause, else a turn of a burst, whoever sent it (see `tunnel.egress`)."""
@@ -82,12 +95,13 @@ class Ingress:
         A datagram of a flow that is to be delivered goes its shortest way; what `UDP_GRO` has joined, what is
         marked or cut off or not known goes the way of a burst.
         """
+        slot = port.slots[0]
         try:
-            octets, ancillary, _, sockaddr = port.socket.receive_into(port.buffers, CONTROL_ROOM)
+            octets, ancillary, _, sockaddr = port.socket.receive_into(slot.buffers, CONTROL_ROOM)
         except OSError:
             return
         recorder = self._recorder
-        network, vtep, flow = self._look_up(port, port.view, sockaddr[0])
+        network, vtep, flow = self._look_up(port, slot.view, sockaddr[0])
         if (
             network is None
             or vtep is None
@@ -97,10 +111,11 @@ class Ingress:
             or ancillary not in UNMARKED
             or recorder.observers
         ):
-            self._receive_read(port, octets, ancillary, sockaddr[0], now)
-            self._upcalls.answer()
+            slot.octets = octets
+            self._receive_read(port, slot, ancillary, sockaddr[0], now)
+            self._end_turn()
             return
-        self._deliver(network, vtep, port.view[HEADER_LENGTH:octets], None)
+        self._deliver(network, vtep, slot.view[HEADER_LENGTH:octets], None)
         recorder.counters.received += 1
         self._count(vtep, flow, 1, octets - HEADER_LENGTH, now=now)
 
@@ -108,36 +123,52 @@ class Ingress:
         """HOT PATH: a turn of what the underlay brings."""
         clock, receive_into = self._clock, port.socket.receive_into
         deadline = now + TURN_SECONDS
+        slots, used = port.slots, 0
         for _ in range(READS_PER_TURN):
+            slot = slots[used]
             try:
-                octets, ancillary, _, sockaddr = receive_into(port.buffers, CONTROL_ROOM)
+                slot.octets, ancillary, _, sockaddr = receive_into(slot.buffers, CONTROL_ROOM)
             except OSError:
                 break
             now = clock()
-            self._receive_read(port, octets, ancillary, sockaddr[0], now)
+            self._receive_read(port, slot, ancillary, sockaddr[0], now)
+            used = used + 1 if self._tail is not None else 0  # only what waits keeps its slot
+            if used == len(slots):
+                self._carry_tail()
+                used = 0
             if now >= deadline:
                 break
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        """Carries what waits for a further read, and has the questions answered that were asked."""
+        if self._tail is not None:
+            self._carry_tail()
         self._upcalls.answer()
 
     def _receive_read(
-        self, port: PortCarriage, octets: int, ancillary: Ancillary, host: str, now: float
+        self, port: PortCarriage, slot: ReadSlot, ancillary: Ancillary, host: str, now: float
     ) -> None:
-        """HOT PATH: what one read of so many octets has brought: a datagram, a super-frame or a run."""
+        """HOT PATH: what one read to the slot has brought: a datagram, a super-frame or a run."""
         stride, is_marked = None, False
         if ancillary not in UNMARKED:
             stride, is_marked = read_control(ancillary)
-        read = port.view[:octets]
-        if stride is None or stride >= octets:
-            self._receive(port, read, host, None, now=now, is_marked=is_marked)
+        read = slot.view[: slot.octets]
+        if stride is None or stride >= slot.octets:
+            if self._tail is None:
+                self._receive(port, read, host, None, now=now, is_marked=is_marked)
+            else:
+                self._receive_group(port, [read], host, now=now, is_marked=is_marked)
         elif is_super_frame_untrusted(read[HEADER_LENGTH:]):
+            self._carry_tail()
             self._receive(port, read, host, stride, now=now, is_marked=is_marked)
         else:
-            self._receive_run(port, read, stride, host, now=now, is_marked=is_marked)
+            self._receive_run(port, slot, stride, host, now=now, is_marked=is_marked)
 
     def _receive_run(
         self,
         port: PortCarriage,
-        run: memoryview,
+        slot: ReadSlot,
         stride: int,
         host: str,
         *,
@@ -146,17 +177,16 @@ class Ingress:
     ) -> None:
         """A run of datagrams of `stride` octets, the last perhaps shorter, all from one sender.
 
-        It is the beginning of `port.datagram`, whose octets compare faster than a view of them does.
-
         HOT PATH: neighbours that agree in VXLAN header, MACs and EtherType are one flow's, and are looked
-        at once.
+        at once.  Octets compare faster than a view of them does.
         """
-        at, end, received = 0, len(run), port.datagram
+        at, end, received = 0, slot.octets, slot.datagram
+        run = slot.view[:end]
         while at < end:
             first, after = received[at : at + FLOW_END], at + stride
             while after < end and received.startswith(first, after, end):
                 after += stride
-            if after - at == stride:
+            if after - at == stride and self._tail is None:
                 self._receive(port, run[at:after], host, None, now=now, is_marked=is_marked)
             else:
                 group = [run[start : min(start + stride, end)] for start in range(at, after, stride)]
@@ -173,10 +203,35 @@ class Ingress:
                 octets = sum(map(len, group)) - HEADER_LENGTH * len(group)
                 self._recorder.counters.received += len(group)
                 self._count(vtep, flow, len(group), octets, now=now)
-                self._carry_together(network, vtep, flow.verdict, [each[HEADER_LENGTH:] for each in group])
+                self._join(network, vtep, flow, [each[HEADER_LENGTH:] for each in group])
                 return
+        self._carry_tail()
         for datagram in group:
             self._receive(port, datagram, host, None, now=now, is_marked=is_marked)
+
+    def _join(
+        self, network: NetworkCarriage, vtep: VtepCarriage, flow: Flow, frames: list[memoryview]
+    ) -> None:
+        """Frames of one flow, behind those that wait: carried, but for what the next read may continue."""
+        if self._tail is not None:
+            if self._tail.flow is flow:
+                frames = self._tail.frames + frames
+                self._tail = None
+            else:
+                self._carry_tail()
+        count = count_open_untrusted(frames, overlay_mtu=network.overlay_mtu)
+        ready = len(frames) - count
+        if count:
+            self._tail = _Tail(network, vtep, flow, frames[ready:])
+        if ready:
+            self._carry_together(network, vtep, flow.verdict, frames[:ready])
+
+    def _carry_tail(self) -> None:
+        """No further segments are waited for."""
+        if self._tail is not None:
+            network, vtep, flow, frames = self._tail
+            self._tail = None
+            self._carry_together(network, vtep, flow.verdict, frames)
 
     def _look_up(
         self, port: PortCarriage, datagram: memoryview, host: str

@@ -154,6 +154,27 @@ def _plain(place: _Run | memoryview, overlay_mtu: int, mss: int | None) -> Write
     return Lost(header, frame) if isinstance(header, DropReason) else Write(header, (frame,), 1)
 
 
+def count_open_untrusted(frames: Sequence[memoryview], *, overlay_mtu: int) -> int:
+    """How many of the last of these frames make a run that the next to arrive may continue.
+
+    A guess, from lengths and PSH alone and never with regret: `merge_untrusted` looks closely.  TCP segments
+    of one length, as many as there are behind the last PSH, but for those of full writes; none if the last
+    is shorter than the one before, for that ends a run.
+    """
+    segment = _dissect(frames[-1], overlay_mtu, udp=False) if frames else None
+    if segment is None or segment.shape is None:
+        return 0
+    length, flags_at = len(segment.frame), segment.shape.l4_at + 13
+    count = 0
+    for frame in reversed(frames):
+        if len(frame) > length:
+            return 0
+        if len(frame) < length or frame[flags_at] & PSH:
+            break
+        count += 1
+    return count % segment.shape.room(length - segment.shape.payload_at)
+
+
 # ── Where things are ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -180,6 +201,10 @@ class _Shape(NamedTuple):
     def length_at(self) -> int:
         """Of the IP header's length field."""
         return self.network_at + (2 if self.version == 4 else 4)
+
+    def room(self, size: int) -> int:
+        """How many segments with a payload of `size` octets fit in one frame."""
+        return max(1, min(SEGMENTS_MAX, (PACKET_MAX - self.payload_at + self.network_at) // size))
 
     @property
     def checksum_at(self) -> int:
@@ -320,7 +345,7 @@ class _Run:
         self._first = network, sequence, checksum
         self._size = len(frame) - shape.payload_at
         self._payloads = [frame[shape.payload_at :]]
-        self._room = min(SEGMENTS_MAX, (PACKET_MAX - shape.payload_at + shape.network_at) // self._size)
+        self._room = shape.room(self._size)
         self._stride = self._size if shape.protocol == TCP else 0
         self._next_sequence = sequence + self._stride & 0xFFFFFFFF
         self._id_step, self._next_network = 0, network >> 16

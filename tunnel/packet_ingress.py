@@ -61,14 +61,15 @@ class PacketIngress(Ingress):
 
     def drain_packets(self, port: PortCarriage) -> bool:
         """HOT PATH: runs once per read from the underlay, whoever sent it; whether anything was there."""
-        clock, receive_into, view = self._clock, port.socket.receive_into, port.view
+        clock, receive_into, slot = self._clock, port.socket.receive_into, port.slots[0]
+        view = slot.view
         started_at = clock()
         deadline = started_at + TURN_SECONDS
         is_quiet = started_at - port.drained_at > QUIET_SECONDS  # see `tunnel.egress`
         was_there = False
         for _ in range(1 if is_quiet else READS_PER_TURN):
             try:
-                octets, ancillary, _, sockaddr = receive_into(port.buffers, CONTROL_ROOM)
+                octets, ancillary, _, sockaddr = receive_into(slot.buffers, CONTROL_ROOM)
             except OSError:
                 break
             was_there = True

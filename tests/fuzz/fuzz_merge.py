@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["overlay", "tunnel"]):
     from overlay.verdict import DropReason
-    from tunnel.merge import Lost, merge_untrusted
+    from tunnel.merge import Lost, count_open_untrusted, merge_untrusted
     from tunnel.split import split_untrusted
 
 MACS = b"\x02\0\0\0\0\x0b\x02\0\0\0\0\x0a"
@@ -60,6 +60,8 @@ def segments(octets: bytes, version: int, protocol: int) -> list[bytes]:
 
 def check(frames: list[bytes]) -> None:
     views = [memoryview(frame) for frame in frames]
+    if not 0 <= count_open_untrusted(views, overlay_mtu=1450) <= len(frames):
+        raise AssertionError(f"open: {[frame.hex() for frame in frames]}")
     for udp in (False, True):
         writes = merge_untrusted(views, overlay_mtu=1450, udp=udp)
         found = 0

@@ -35,6 +35,7 @@ from support.doubles import (
     os_error,
 )
 from support.frames import IP4_B, MAC_B, arp_request, udp4, unfinished
+from support.pace import in_bursts
 from support.super_frames import Burst
 
 from bench.lab.wire import Datagram
@@ -43,6 +44,7 @@ from overlay.bridge import BridgePolicy
 from overlay.fdb import Origin
 from overlay.tables import NeighborReplace
 from overlay.verdict import DropReason
+from tunnel.carriage import READS_JOINED
 from tunnel.interfaces import Point, Strictness
 from tunnel.offload import PLAIN
 from tunnel.vxlan import HEADER_LENGTH, build_header
@@ -76,11 +78,16 @@ def warm(make_engine: MakeEngine, **settings_: Any) -> Engine:
 
 def read(engine: Engine, octets: bytes, stride: int, *, sender: IpAddress = VTEP_B, tos: int = 0) -> None:
     """One read gives these octets, with this `UDP_GRO` value where they are more."""
+    arrive(engine, octets, stride, sender=sender, tos=tos)
+    engine.settle()
+
+
+def arrive(engine: Engine, octets: bytes, stride: int, *, sender: IpAddress = VTEP_B, tos: int = 0) -> None:
+    """The same, and more may arrive before it is read."""
     underlay = next(own for own in engine.underlays if own.address.version == sender.version)
     for at in range(0, len(octets), stride):
         part = Datagram(sender, 50000, underlay.address, PORT, octets[at : at + stride], tos)
-        underlay.ports[PORT].enqueue(part, merge=True)
-    engine.settle()
+        underlay.ports[PORT].enqueue(part, merge=at > 0)
 
 
 def run(engine: Engine, frames: Sequence[bytes], **how: Any) -> None:
@@ -159,6 +166,115 @@ def test_a_run_decided_against_is_dropped_frame_by_frame(make_engine: MakeEngine
     run(engine, banned)
     assert engine.drops_of(VTEP_B) == {DropReason.SPLIT_HORIZON: 2 * len(banned)}
     assert engine.device.written == []
+
+
+# ── A run over several reads ────────────────────────────────────────────────────────────────────────────
+
+
+def in_reads(engine: Engine, *groups: Sequence[bytes]) -> None:
+    """One turn reads the datagrams of each group of frames in one read."""
+    for frames in groups:
+        arrive(engine, b"".join(HEADER + each for each in frames), HEADER_LENGTH + len(frames[0]))
+    engine.settle()
+
+
+EVERY_TCP_BURST = {name: burst for name, burst in BURSTS.items() if burst.protocol == 6}
+
+
+@in_bursts
+@pytest.mark.parametrize("burst", EVERY_TCP_BURST.values(), ids=EVERY_TCP_BURST)
+@pytest.mark.parametrize("cut", [2, 5, -2, -1])
+def test_segments_that_two_reads_bring_are_one_write(make_engine: MakeEngine, burst: Burst, cut: int) -> None:
+    engine = warm(make_engine)
+    in_reads(engine, burst.segments[:cut], burst.segments[cut:])
+    assert engine.device.written == [(burst.header, burst.whole)]
+    assert engine.statistics().ledger.delivered == 1 + len(burst.segments)
+
+
+@in_bursts
+def test_so_are_those_of_as_many_reads_as_have_room(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    burst = Burst(octets=400 * 4 * (READS_JOINED + 2), size=400)
+    reads = [burst.segments[at : at + 4] for at in range(0, len(burst.segments), 4)]
+    in_reads(engine, *reads)
+    joined, rest = engine.device.frames
+    assert joined[burst.headers :] + rest[burst.headers :] == burst.payload
+    assert len(joined) - burst.headers == 400 * 4 * READS_JOINED
+
+
+@in_bursts
+def test_a_full_write_does_not_wait(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    burst = Burst(octets=70 * 800, size=800)
+    in_reads(engine, burst.segments[:34], burst.segments[34:])
+    assert [len(each) - burst.headers for each in engine.device.frames] == [64 * 800, 6 * 800]
+
+
+@in_bursts
+def test_what_a_sender_pushed_does_not_wait(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    first = replace(BURST, octets=9000, flags="PA")
+    second = replace(BURST, sequence=9100, identification=16, flags="PA")
+    in_reads(engine, first.segments + second.segments[:4], second.segments[4:])
+    assert engine.device.written == [(first.header, first.whole), (second.header, second.whole)]
+    engine.device.written.clear()
+    in_reads(engine, first.segments, second.segments)
+    assert engine.device.written == [(first.header, first.whole), (second.header, second.whole)]
+
+
+@in_bursts
+def test_datagrams_of_udp_are_written_read_by_read(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    burst = BURSTS["udp4"]
+    in_reads(engine, burst.segments[:5], burst.segments[5:])
+    assert [len(each) - burst.headers for each in engine.device.frames] == [5000, 4500]
+
+
+BETWEEN = {
+    "another flow": (HEADER + between(LOCAL, REMOTE, [udp4(b"another")])[0], VTEP_B, 0),
+    "a flow not known": (HEADER + between(LOCAL, MAC_B, [udp4(b"new")])[0], VTEP_B, 0),
+    "the same flow, marked": (HEADER + Burst(octets=900, tos=2).whole, VTEP_B, 3),
+    "garbage": (b"\0" * 60, VTEP_B, 0),
+    "a stranger's": (HEADER + Burst(octets=900).whole, STRANGER, 0),
+    "an acknowledgment": (HEADER + Burst(octets=0).whole, VTEP_B, 0),
+    "a super-frame": (HEADER + Burst(protocol=17, octets=9500).whole, VTEP_B, 0),
+}
+
+
+@in_bursts
+@pytest.mark.parametrize("other", BETWEEN.values(), ids=BETWEEN)
+def test_what_arrives_between_stays_between(
+    make_engine: MakeEngine, other: tuple[bytes, IpAddress, int]
+) -> None:
+    engine = warm(make_engine)
+    engine.from_underlay(frame(LOCAL, REMOTE))
+    engine.device.written.clear()
+    burst = replace(BURST, octets=9000)
+    before, after = burst.segments[:5], burst.segments[5:]
+    octets, sender, tos = other
+    arrive(engine, b"".join(HEADER + each for each in before), STRIDE)
+    arrive(engine, octets, BURST.size, sender=sender, tos=tos)
+    arrive(engine, b"".join(HEADER + each for each in after), STRIDE)
+    engine.settle()
+    lengths = [len(each) for each in engine.device.frames]
+    assert lengths[0] == burst.headers + 5000
+    assert burst.headers + 4000 in lengths[1:]
+    assert engine.statistics().ledger.balances
+
+
+@in_bursts
+def test_segments_of_another_network_between_are_its_own(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    other = engine.add_network("other", 43, VTEP_B)
+    engine.from_underlay(udp4(b"first"), vni=43)
+    other.written.clear()
+    burst = replace(BURST, octets=4000)
+    for at in (0, 2):
+        for header in (HEADER, build_header(Vni(43))):
+            arrive(engine, b"".join(header + each for each in burst.segments[at : at + 2]), STRIDE)
+    engine.settle()
+    for device in (engine.device, other):
+        assert [len(each) for _, each in device.written] == [2000 + burst.headers] * 2
 
 
 # ── Strangers in a run ──────────────────────────────────────────────────────────────────────────────────
@@ -401,18 +517,26 @@ PIECES = st.one_of(
         ),
         max_size=4,
     ),
+    together=st.booleans(),
     watched=st.booleans(),
     repairs=st.booleans(),
 )
-def test_whatever_one_read_gives_is_accounted_for_and_the_next_run_is_whole(
-    make_engine: MakeEngine, reads: list[tuple[bytes, int, IpAddress, int]], watched: bool, repairs: bool
+def test_whatever_reads_give_is_accounted_for_and_the_next_run_is_whole(
+    make_engine: MakeEngine,
+    reads: list[tuple[bytes, int, IpAddress, int]],
+    together: bool,
+    watched: bool,
+    repairs: bool,
 ) -> None:
     engine = warm(make_engine, suppresses=True, repairs=repairs)
     watcher = Watcher()
     if watched:
         engine.datapath.watch(watcher)
     for octets, stride, sender, tos in reads:
-        read(engine, octets, stride, sender=sender, tos=tos)
+        arrive(engine, octets, stride, sender=sender, tos=tos)
+        if not together:
+            engine.settle()
+    engine.settle()
     assert engine.statistics().ledger.balances
     if watched:
         engine.datapath.unwatch(watcher)

@@ -16,7 +16,7 @@ from support.frames import arp_request, echo4, naive_sum, tcp4, udp4, unfinished
 from support.super_frames import ECN, Burst, bursts
 
 from overlay.verdict import DropReason
-from tunnel.merge import TUNNEL_PORTS, Lost, Write, merge_untrusted
+from tunnel.merge import TUNNEL_PORTS, Lost, Write, count_open_untrusted, merge_untrusted
 from tunnel.offload import GSO_NONE, PLAIN, SEGMENTS_MAX, repair_untrusted
 from tunnel.split import finish_untrusted, split_untrusted
 
@@ -37,6 +37,10 @@ KINDS = {
 def merge(frames: list[bytes], *, mtu: int = MTU, udp: bool = True) -> list[Write | Lost]:
     views = [memoryview(frame) for frame in frames]
     return merge_untrusted(views, overlay_mtu=mtu, udp=udp)
+
+
+def count_open(frames: list[bytes], *, mtu: int = MTU) -> int:
+    return count_open_untrusted([memoryview(frame) for frame in frames], overlay_mtu=mtu)
 
 
 def octets(write: Write | Lost) -> bytes:
@@ -516,6 +520,51 @@ def assert_accounted(frames: list[bytes], writes: list[Write | Lost]) -> None:
 @given(st.lists(st.binary(max_size=120), max_size=8), st.booleans())
 def test_any_octets_are_written_or_named(frames: list[bytes], udp: bool) -> None:
     assert_accounted(frames, merge(frames, mtu=60, udp=udp))
+
+
+# ── What a later read may continue ──────────────────────────────────────────────────────────────────────
+
+
+@given(
+    bursts(protocol=st.just(6), flags=st.sampled_from(["A", "PA", "FA", "FPA"]), octets=st.integers(2, 70)),
+    st.integers(1, 69),
+)
+def test_a_burst_that_comes_in_two_parts_is_written_as_if_it_were_one(burst: Burst, cut: int) -> None:
+    assume(burst.headers + burst.size > 66)
+    frames = burst.segments
+    assume(cut < len(frames))
+    ready = cut - count_open(frames[:cut], mtu=LONG)
+    assert merge(frames[:ready], mtu=LONG) + merge(frames[ready:], mtu=LONG) == merge(frames, mtu=LONG)
+
+
+SEGMENTS = replace(MERGED, octets=5000).segments
+
+
+@pytest.mark.parametrize(
+    ("frames", "count"),
+    [
+        pytest.param(SEGMENTS, 5, id="segments"),
+        pytest.param(SEGMENTS[:1], 1, id="one"),
+        pytest.param([udp4(b"x" * 2000), *SEGMENTS], 0, id="behind a longer one, whatever it is"),
+        pytest.param([*replace(MERGED, flags="PA").segments, *SEGMENTS], 5, id="behind one that is pushed"),
+        pytest.param(replace(MERGED, flags="PA").segments, 0, id="the last one pushed"),
+        pytest.param(replace(MERGED, octets=2500).segments, 0, id="the last one shorter"),
+        pytest.param(replace(MERGED, flags="FA").segments, 0, id="no more to come"),
+        pytest.param(replace(MERGED, protocol=17).segments, 0, id="UDP"),
+        pytest.param([tcp4()], 0, id="an acknowledgment"),
+        pytest.param([arp_request()], 0, id="no IP"),
+        pytest.param(replace(MERGED, octets=1000 * 64).segments, 0, id="what fills a write waits no longer"),
+        pytest.param(replace(MERGED, octets=1000 * 66).segments, 2, id="and what is behind it does"),
+        pytest.param([], 0, id="nothing"),
+    ],
+)
+def test_segments_are_open_for_more(frames: list[bytes], count: int) -> None:
+    assert count_open(frames) == count
+
+
+@given(st.lists(st.binary(max_size=120), max_size=8))
+def test_of_any_octets_no_more_are_open_than_there_are(frames: list[bytes]) -> None:
+    assert 0 <= count_open(frames, mtu=60) <= len(frames)
 
 
 @given(bursts(octets=st.integers(1, 20), size=st.sampled_from([1, 60, 100])), st.data())

@@ -15,6 +15,7 @@ from time import monotonic
 from overlay.addr import IpAddress
 from overlay.errors import DatapathUnavailableError
 from overlay.tables import Tables
+from tunnel import sums
 from tunnel.interfaces import Datapath, Reactor
 from tunnel.poller import Poller
 from tunnel.pydatapath import PythonDatapath
@@ -84,6 +85,7 @@ def open_datapath(
             why = f"its {choice.workers} threads could not be started{pinned}: {error.strerror}"
             raise DatapathUnavailableError(NATIVE, why) from error
         return datapath
+    sums.load()  # before frames come, not with the first that is cut
     return PythonDatapath(
         tables,
         underlays,

@@ -53,7 +53,8 @@ from tunnel.offload import (
     syn_mss_untrusted,
 )
 from tunnel.recorder import Recorder
-from tunnel.split import WORD_MAX, finish_untrusted, locate_untrusted, split_untrusted
+from tunnel.split import finish_untrusted, locate_untrusted, split_untrusted
+from tunnel.sums import WORD_MAX
 from tunnel.upcalls import UPCALLS_PER_TURN, Upcalls
 from tunnel.vxlan import HEADER_LENGTH
 

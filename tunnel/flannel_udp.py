@@ -24,12 +24,12 @@ from functools import lru_cache
 
 from overlay.verdict import DropReason
 from tunnel.offload import ETHERNET_LENGTH, PLAIN
+from tunnel.sums import WORD_MAX
 
 # From the specification
 IPV4_LENGTH = 20  # octets, without options
 TTL_AT = 8
 CHECKSUM_AT = 10
-WORD_MAX = 0xFFFF  # RFC 1071 section 1: sums are modulo this
 
 # Ours
 ETHERNET = bytes(12) + b"\x08\x00"

@@ -62,7 +62,8 @@ from tunnel.offload import (
     VnetHeader,
     repair_untrusted,
 )
-from tunnel.split import FRAGMENT, PSH, WORD_MAX, word_sums
+from tunnel.split import FRAGMENT, PSH
+from tunnel.sums import WORD_MAX, word_sums
 
 # From the specification
 ACK = 0x10  # RFC 9293 section 3.1

@@ -30,7 +30,6 @@ Heads up: read VIRTIO 1.2 section 5.1.6.2, RFC 9293 section 3.1 and RFC 1071 bef
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -56,9 +55,9 @@ from tunnel.offload import (
     UDP_LENGTH,
     VNET_HEADER_LENGTH,
 )
+from tunnel.sums import FEW_OCTETS, WORD_MAX, word_sums
 
 # From the specification
-WORD_MAX = 0xFFFF  # RFC 1071 section 1: sums are modulo this
 FIN, PSH = 0x01, 0x08  # RFC 9293 section 3.1
 FRAGMENT = 0x3FFF  # IPv4: more fragments, or an offset (RFC 791 section 3.1)
 IPV6_EXTENSIONS = frozenset({0, 43, 60})  # hop-by-hop, routing, destination: those a super-frame may have
@@ -90,10 +89,6 @@ _Ipv4 = struct.Struct("!BxH2xHxB")  # version and IHL, total length, fragment, p
 # The same of an untagged frame with a TCP header behind 20 octets of IPv4: EtherType first, data offset last.
 _Common = struct.Struct("!12xHBxH2xHxB22xB")
 _COMMON_L4_AT = ETHERNET_LENGTH + 20
-
-_FOLD_AT = 480  # octets: below this the division is quicker than what saves it
-_HIGH, _MIDDLE, _LOW = 5760, 2880, 1440  # bits: multiples of 16, and of the 30 Python keeps in a digit
-_HIGH_MASK, _MIDDLE_MASK, _LOW_MASK = (1 << _HIGH) - 1, (1 << _MIDDLE) - 1, (1 << _LOW) - 1
 
 
 _Front = tuple[bytes, int]
@@ -145,37 +140,13 @@ def finish_untrusted(header: Buffer, frame: memoryview) -> bool:
     field_at, octets = start + checksum_at, len(frame) - start
     if start + octets < field_at + 2:
         return False
-    if octets <= _FOLD_AT and not octets & 1:
+    if octets <= FEW_OCTETS and not octets & 1:
         total = int.from_bytes(frame[start:], "big")
     else:
         (total,) = word_sums([frame[start:]])
     # Never 0, which in UDP says "no checksum" (RFC 768) and elsewhere means the same as 0xffff.
     _Word.pack_into(frame, field_at, WORD_MAX - total % WORD_MAX)
     return True
-
-
-def word_sums(pieces: Sequence[Buffer]) -> list[int]:
-    """The sum of each piece's 16-bit words modulo 65535; the pieces are all of one length.
-
-    A piece read as one number already is that sum (see `overlay.checksum`), or, where its length is odd,
-    becomes it with a zero octet appended.  Dividing a long number costs more than adding its halves, three
-    times over: 2**5760, 2**2880 and 2**1440 are 1 modulo 65535 too.
-    """
-    # HOT PATH: every octet sent or merged passes here, and three quarters of what a segment costs.
-    octets, from_bytes = len(pieces[0]) if pieces else 0, int.from_bytes
-    if octets <= _FOLD_AT:
-        totals = [from_bytes(piece, "big") for piece in pieces]
-    else:
-        high, middle, low = _HIGH_MASK, _MIDDLE_MASK, _LOW_MASK
-        totals = []
-        for piece in pieces:
-            total = from_bytes(piece, "big")
-            total = (total >> _HIGH) + (total & high)
-            total = (total >> _MIDDLE) + (total & middle)
-            totals.append((total >> _LOW) + (total & low))
-    if octets & 1:
-        return [(total << 8) % WORD_MAX for total in totals]
-    return [total % WORD_MAX for total in totals]
 
 
 # ── Where things are ────────────────────────────────────────────────────────────────────────────────────

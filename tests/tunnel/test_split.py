@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scapy.utils import checksum as scapy_checksum
 from support.frames import arp_request, naive_sum, tcp4
 from support.super_frames import ECN, TCPV4, TCPV6, UDP_L4, Burst, bursts
 
@@ -21,7 +20,6 @@ from tunnel.split import (
     Run,
     finish_untrusted,
     split_untrusted,
-    word_sums,
 )
 from tunnel.vxlan import build_header
 
@@ -344,20 +342,3 @@ def assert_carried_or_named(runs: list[Run] | DropReason, payload_max: int) -> N
     else:
         assert all(run.segment_size <= payload_max for run in runs)
         segments_of(runs)
-
-
-# --- The sum --------------------------------------------------------------------------------------------
-
-
-@given(st.binary(max_size=2100), st.integers(0, 3))
-def test_the_sums_are_those_of_a_loop_over_words(octets: bytes, more: int) -> None:
-    pieces = [octets] + [bytes(reversed(octets))] * more
-    assert word_sums(pieces) == [naive_sum(piece) % 0xFFFF for piece in pieces]
-
-
-@pytest.mark.parametrize("length", [0, 1, 479, 480, 481, 482, 719, 720, 721, 1440, 1441, 9000, 65535])
-@pytest.mark.parametrize("octet", [b"\0", b"\xff", b"\x5a"])
-def test_the_sums_agree_with_scapy_at_every_length(length: int, octet: bytes) -> None:
-    octets = octet * length
-    assert word_sums([octets])[0] == (0xFFFF - scapy_checksum(octets)) % 0xFFFF
-    assert word_sums([]) == []

@@ -46,7 +46,7 @@ SEND_MAX = 65535 - 20 - 8  # octets of UDP payload in one IPv4 send; IPv6 would 
 # Ours
 FRAMES_PER_TURN = 128  # of a device
 READS_PER_TURN = 64  # of a port; of single datagrams no more than a new flow may have waiting
-READS_JOINED = 8  # of a port whose segments may stand in one write
+READS_JOINED = 8  # of a port, whose segments may stand in one write; each has 64 KB of its own meanwhile
 TURN_SECONDS = 0.001  # a drain ends after that many or that long, whichever is first
 QUIET_SECONDS = 0.0002  # since the last drain ended: so long a pause is no burst
 SEGMENT_LIMITS_MAX = 4096  # MAC pairs whose smallest MSS is remembered
@@ -356,6 +356,8 @@ def _slot(datagram: memoryview, vxlan_header: bytes, lead: bytes) -> Slot:
 class ReadSlot:
     """Where one read of a port goes.
 
+    What it holds is BORROWED by whom it is given to: valid until the slot is read to again.
+
     Attributes:
         datagram: What the read has brought; before it `lead`, for good.
         view: The same.
@@ -366,7 +368,8 @@ class ReadSlot:
     __slots__ = ("buffers", "datagram", "octets", "view")
 
     def __init__(self, lead: bytes) -> None:
-        self.datagram = bytearray(lead) + bytearray(DATAGRAM_MAX)
+        self.datagram = bytearray(len(lead) + DATAGRAM_MAX)
+        self.datagram[: len(lead)] = lead
         self.view = memoryview(self.datagram)
         self.buffers = (self.view[len(lead) :],)
         self.octets = 0
@@ -376,13 +379,13 @@ class PortCarriage:
     """One receiving socket, the networks that share it, and what the kernel lost there.
 
     Attributes:
-        slots: Where datagrams are read to.
+        slots: Where datagrams are read to, as many as there are reads at a time that something waits of.
         drained_at: When the last drain ended.
     """
 
-    def __init__(self, socket: UnderlayPort, *, lead: bytes = b"") -> None:
+    def __init__(self, socket: UnderlayPort, *, lead: bytes = b"", reads: int = READS_JOINED) -> None:
         self.socket = socket
         self.networks: dict[int, NetworkCarriage] = {}
-        self.slots = tuple(ReadSlot(lead) for _ in range(READS_JOINED))
+        self.slots = tuple(ReadSlot(lead) for _ in range(reads))
         self.drained_at = 0.0
         self.overruns_seen = socket.overruns()

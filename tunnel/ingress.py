@@ -7,8 +7,8 @@
 One read gives a datagram; a run of equal ones that `UDP_GRO` has joined; or a whole super-frame that a
 kernel VXLAN node on the same host sent unsegmented.  Neighbours of one flow within a run are merged into
 one write, checksums verified first; the rest is written as it is, repaired where its sender left a
-checksum unfinished (`tunnel.offload`).  What TCP segments at the end of a read leave open waits for the next
-read, and for nothing else, so merging delays nothing: a burst too long for one send is still one write.
+checksum unfinished (`tunnel.offload`).  TCP segments at a read's end which no PSH closes wait while the turn
+goes on reading, at most READS_JOINED times: a burst too long for one send is still one write.
 
 Heads up: read RFC 7348 section 5 and RFC 6040 section 4.2 before changing this file.
 """
@@ -57,7 +57,10 @@ UNMARKED: tuple[Ancillary, ...] = ([(*IP_TOS, bytes(1))], [(*IPV6_TCLASS, bytes(
 
 
 class _Tail(NamedTuple):
-    """Segments at the end of a read which the next one may continue, counted and not yet carried."""
+    """Segments at the end of a read which the next one may continue, counted and not yet carried.
+
+    `frames` are BORROWED from the port's slots, which are not read to while they wait.
+    """
 
     network: NetworkCarriage
     vtep: VtepCarriage
@@ -112,8 +115,10 @@ class Ingress:
             or recorder.observers
         ):
             slot.octets = octets
-            self._receive_read(port, slot, ancillary, sockaddr[0], now)
-            self._end_turn()
+            try:
+                self._receive_read(port, slot, ancillary, sockaddr[0], now)
+            finally:
+                self._end_turn()
             return
         self._deliver(network, vtep, slot.view[HEADER_LENGTH:octets], None)
         recorder.counters.received += 1
@@ -124,26 +129,28 @@ class Ingress:
         clock, receive_into = self._clock, port.socket.receive_into
         deadline = now + TURN_SECONDS
         slots, used = port.slots, 0
-        for _ in range(READS_PER_TURN):
-            slot = slots[used]
-            try:
-                slot.octets, ancillary, _, sockaddr = receive_into(slot.buffers, CONTROL_ROOM)
-            except OSError:
-                break
-            now = clock()
-            self._receive_read(port, slot, ancillary, sockaddr[0], now)
-            used = used + 1 if self._tail is not None else 0  # only what waits keeps its slot
-            if used == len(slots):
-                self._carry_tail()
-                used = 0
-            if now >= deadline:
-                break
-        self._end_turn()
+        try:
+            for _ in range(READS_PER_TURN):
+                slot = slots[used]
+                try:
+                    slot.octets, ancillary, _, sockaddr = receive_into(slot.buffers, CONTROL_ROOM)
+                except OSError:
+                    break
+                now = clock()
+                self._receive_read(port, slot, ancillary, sockaddr[0], now)
+                used += 1  # while something waits, every read has a slot of its own
+                if used == len(slots):
+                    self._carry_tail()
+                if self._tail is None:
+                    used = 0
+                if now >= deadline:
+                    break
+        finally:
+            self._end_turn()
 
     def _end_turn(self) -> None:
         """Carries what waits for a further read, and has the questions answered that were asked."""
-        if self._tail is not None:
-            self._carry_tail()
+        self._carry_tail()
         self._upcalls.answer()
 
     def _receive_read(
@@ -155,10 +162,7 @@ class Ingress:
             stride, is_marked = read_control(ancillary)
         read = slot.view[: slot.octets]
         if stride is None or stride >= slot.octets:
-            if self._tail is None:
-                self._receive(port, read, host, None, now=now, is_marked=is_marked)
-            else:
-                self._receive_group(port, [read], host, now=now, is_marked=is_marked)
+            self._receive_single(port, read, host, now=now, is_marked=is_marked)
         elif is_super_frame_untrusted(read[HEADER_LENGTH:]):
             self._carry_tail()
             self._receive(port, read, host, stride, now=now, is_marked=is_marked)
@@ -186,17 +190,29 @@ class Ingress:
             first, after = received[at : at + FLOW_END], at + stride
             while after < end and received.startswith(first, after, end):
                 after += stride
-            if after - at == stride and self._tail is None:
-                self._receive(port, run[at:after], host, None, now=now, is_marked=is_marked)
+            if after - at == stride:
+                self._receive_single(port, run[at:after], host, now=now, is_marked=is_marked)
             else:
                 group = [run[start : min(start + stride, end)] for start in range(at, after, stride)]
                 self._receive_group(port, group, host, now=now, is_marked=is_marked)
             at = after
 
+    def _receive_single(
+        self, port: PortCarriage, datagram: memoryview, host: str, *, now: float, is_marked: bool
+    ) -> None:
+        """One datagram, which may go on with the segments that wait."""
+        if self._tail is not None:
+            first = self._tail.frames[0]
+            if datagram[HEADER_LENGTH:FLOW_END] == first[:ETHERNET_LENGTH]:
+                self._receive_group(port, [datagram], host, now=now, is_marked=is_marked)
+                return
+            self._carry_tail()
+        self._receive(port, datagram, host, None, now=now, is_marked=is_marked)
+
     def _receive_group(
         self, port: PortCarriage, group: list[memoryview], host: str, *, now: float, is_marked: bool
     ) -> None:
-        """Datagrams of one flow: carried together where its verdict is to deliver, else one by one."""
+        """Datagrams of one flow: carried together where it is remembered, else one by one."""
         if not is_marked:
             network, vtep, flow = self._look_up(port, group[0], host)
             if network is not None and vtep is not None and flow is not None and not self._recorder.observers:
@@ -212,14 +228,19 @@ class Ingress:
     def _join(
         self, network: NetworkCarriage, vtep: VtepCarriage, flow: Flow, frames: list[memoryview]
     ) -> None:
-        """Frames of one flow, behind those that wait: carried, but for what the next read may continue."""
+        """Frames of one flow, behind those that wait: carried, but for what the next read may continue.
+
+        The first is the longest: of a read it is, and longer ones never go on with those that wait.
+        """
         if self._tail is not None:
-            if self._tail.flow is flow:
+            if self._tail.flow is flow and len(frames[0]) <= len(self._tail.frames[0]):
                 frames = self._tail.frames + frames
                 self._tail = None
             else:
                 self._carry_tail()
-        count = count_open_untrusted(frames, overlay_mtu=network.overlay_mtu)
+        count = 0
+        if type(flow.verdict) is Deliver and network.attachment.repairs:
+            count = count_open_untrusted(frames, overlay_mtu=network.overlay_mtu)
         ready = len(frames) - count
         if count:
             self._tail = _Tail(network, vtep, flow, frames[ready:])
@@ -342,7 +363,7 @@ class Ingress:
     def _carry_together(
         self, network: NetworkCarriage, vtep: VtepCarriage, verdict: Verdict, frames: list[memoryview]
     ) -> None:
-        """HOT PATH: frames of one flow that came in one read, merged where TCP and UDP allow it."""
+        """HOT PATH: frames of one flow from one turn, the longest first, merged where that is allowed."""
         if type(verdict) is not Deliver:
             for frame in frames:
                 self._recorder.drop(reason_of(verdict), network, frame, vtep)

@@ -185,7 +185,7 @@ class PythonDatapath:
         """A port of Flannel's, which sends as well."""
         exchange = underlay.open_exchange(network.attachment.port)
         network.exchanges[underlay] = exchange
-        carriage = PortCarriage(exchange, lead=ETHERNET)
+        carriage = PortCarriage(exchange, lead=ETHERNET, reads=1)
         self._reactor.add_reader(exchange.fileno(), self._drain_exchange, carriage, underlay)
         return carriage
 

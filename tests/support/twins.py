@@ -229,6 +229,11 @@ class Twin:
 
     def from_vtep(self, *datagrams: bytes, sender: IpAddress = VTEPS[0], tos: int = 0) -> None:
         """A VTEP sends these octets to our port; equal ones, but perhaps the last, as one run."""
+        self.arrive(*datagrams, sender=sender, tos=tos)
+        self.settle()
+
+    def arrive(self, *datagrams: bytes, sender: IpAddress = VTEPS[0], tos: int = 0) -> None:
+        """The same, and more may arrive before it is read."""
         bound = self.sockets[sender]
         bound.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
         control = []
@@ -236,7 +241,6 @@ class Twin:
         if len(datagrams) > 1 and size and all(len(each) == size for each in datagrams[:-1]):
             control = [(socket.IPPROTO_UDP, UDP_SEGMENT, size.to_bytes(2, "little"))]
         bound.sendmsg([b"".join(datagrams)], control, 0, (str(OURS), self.port))
-        self.settle()
 
     def settle(self) -> None:
         """Turns loop and lane until both are still."""

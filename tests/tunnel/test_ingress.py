@@ -34,7 +34,7 @@ from support.doubles import (
     frame,
     os_error,
 )
-from support.frames import IP4_B, MAC_B, arp_request, udp4, unfinished
+from support.frames import IP4_A, IP4_B, MAC_A, MAC_B, arp_request, ether, udp4, unfinished
 from support.pace import in_bursts
 from support.super_frames import Burst
 
@@ -44,6 +44,7 @@ from overlay.bridge import BridgePolicy
 from overlay.fdb import Origin
 from overlay.tables import NeighborReplace
 from overlay.verdict import DropReason
+from tunnel import ingress
 from tunnel.carriage import READS_JOINED
 from tunnel.interfaces import Point, Strictness
 from tunnel.offload import PLAIN
@@ -203,7 +204,7 @@ def test_so_are_those_of_as_many_reads_as_have_room(make_engine: MakeEngine) -> 
 
 
 @in_bursts
-def test_a_full_write_does_not_wait(make_engine: MakeEngine) -> None:
+def test_a_write_that_is_full_is_followed_by_another(make_engine: MakeEngine) -> None:
     engine = warm(make_engine)
     burst = Burst(octets=70 * 800, size=800)
     in_reads(engine, burst.segments[:34], burst.segments[34:])
@@ -257,8 +258,64 @@ def test_what_arrives_between_stays_between(
     arrive(engine, b"".join(HEADER + each for each in after), STRIDE)
     engine.settle()
     lengths = [len(each) for each in engine.device.frames]
-    assert lengths[0] == burst.headers + 5000
-    assert burst.headers + 4000 in lengths[1:]
+    ours = [burst.headers + 5000, burst.headers + 4000]
+    assert lengths in (
+        ours,
+        [ours[0], len(octets) - HEADER_LENGTH, ours[1]],
+        [*ours, len(octets) - HEADER_LENGTH],
+    )
+    assert engine.statistics().ledger.balances
+
+
+@in_bursts
+def test_what_is_longer_than_the_segments_that_wait_keeps_its_limit(make_engine: MakeEngine) -> None:
+    engine = warm(make_engine)
+    answer = TCP(
+        sport=80, dport=40000, flags="SA", options=[("MSS", 900)]
+    )  # behind our device a link is narrow
+    engine.from_device(ether(IP(src=IP4_B, dst=IP4_A), answer, source=MAC_B, destination=MAC_A))
+    engine.device.written.clear()
+    whole = replace(BURST, octets=9000, sequence=BURST.sequence + 2000)
+    in_reads(engine, BURST.segments[:2], [whole.whole])
+    first, second = engine.device.written
+    assert len(first[1]) == BURST.headers + 2000
+    assert second[0] == replace(whole, size=900).header
+
+
+@in_bursts
+@pytest.mark.parametrize("last", ["by the clock", "by the reads"])
+def test_nothing_waits_beyond_the_turn(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    engine = warm(make_engine)
+    before, after = BURST.segments[:4], BURST.segments[4:]
+    if last == "by the clock":
+        monkeypatch.setattr(ingress, "TURN_SECONDS", 0.0)
+    else:
+        monkeypatch.setattr(ingress, "READS_PER_TURN", 1)
+    in_reads(engine, before, after)
+    assert [len(each) - BURST.headers for each in engine.device.frames] == [4000, 5500]
+
+
+@in_bursts
+def test_what_waits_is_carried_when_a_turn_breaks_off(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = warm(make_engine)
+    port = engine.underlay.opened[PORT]
+    arrive(engine, b"".join(HEADER + each for each in BURST.segments[:4]), STRIDE)
+    receive = port.receive_into
+    reads = iter([receive])
+
+    def broken(*arguments: Any) -> Any:
+        for read_ in reads:
+            return read_(*arguments)
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(port, "receive_into", broken)
+    with pytest.raises(RuntimeError):
+        engine.settle()
+    assert [len(each) - BURST.headers for each in engine.device.frames] == [4000]
     assert engine.statistics().ledger.balances
 
 

@@ -527,7 +527,7 @@ def test_any_octets_are_written_or_named(frames: list[bytes], udp: bool) -> None
 
 @given(
     bursts(protocol=st.just(6), flags=st.sampled_from(["A", "PA", "FA", "FPA"]), octets=st.integers(2, 70)),
-    st.integers(1, 69),
+    st.integers(1, SEGMENTS_MAX - 1),
 )
 def test_a_burst_that_comes_in_two_parts_is_written_as_if_it_were_one(burst: Burst, cut: int) -> None:
     assume(burst.headers + burst.size > 66)
@@ -538,6 +538,7 @@ def test_a_burst_that_comes_in_two_parts_is_written_as_if_it_were_one(burst: Bur
 
 
 SEGMENTS = replace(MERGED, octets=5000).segments
+OTHERS = replace(MERGED, sport=7, flags="PA").segments
 
 
 @pytest.mark.parametrize(
@@ -554,12 +555,33 @@ SEGMENTS = replace(MERGED, octets=5000).segments
         pytest.param([tcp4()], 0, id="an acknowledgment"),
         pytest.param([arp_request()], 0, id="no IP"),
         pytest.param(replace(MERGED, octets=1000 * 64).segments, 0, id="what fills a write waits no longer"),
-        pytest.param(replace(MERGED, octets=1000 * 66).segments, 2, id="and what is behind it does"),
+        pytest.param([*OTHERS, *SEGMENTS], 0, id="behind another connection's"),
+        pytest.param([*SEGMENTS[:2], *OTHERS[:1], *SEGMENTS[2:]], 0, id="another connection's among them"),
+        pytest.param(
+            [*SEGMENTS[:2], tcp4(sport=7), *SEGMENTS[2:]], 0, id="another's acknowledgment among them"
+        ),
+        pytest.param([*SEGMENTS[:2], tcp4(), *SEGMENTS[2:]], 3, id="their own ends what was before"),
+        pytest.param(replace(MERGED, octets=1000 * 66).segments, 0, id="nor what is behind that"),
         pytest.param([], 0, id="nothing"),
     ],
 )
 def test_segments_are_open_for_more(frames: list[bytes], count: int) -> None:
     assert count_open(frames) == count
+
+
+@given(st.lists(st.sampled_from("aAbB"), min_size=2, max_size=24), st.integers(1, 23))
+def test_to_wait_makes_no_more_writes(order: list[str], cut: int) -> None:
+    """Two connections, of which a capital is a segment that is pushed."""
+    sequences = {"a": 100, "b": 5000}
+    frames = []
+    for each in order:
+        name, flags = each.lower(), "PA" if each.isupper() else "A"
+        burst = replace(MERGED, octets=100, size=100, sport=ord(name), flags=flags, sequence=sequences[name])
+        sequences[name] += 100
+        frames += burst.segments
+    ready = len(frames[:cut]) - count_open(frames[:cut])
+    waiting = len(merge(frames[:ready])) + len(merge(frames[ready:]))
+    assert waiting <= len(merge(frames[:cut])) + len(merge(frames[cut:]))
 
 
 @given(st.lists(st.binary(max_size=120), max_size=8))

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import IP, TCP
 from support.frames import (
+    IP4_A,
+    IP4_B,
     MAC_A,
     MAC_B,
     arp_request,
     echo4,
+    ether,
     neighbor_advertisement,
     neighbor_solicitation,
     tcp4,
@@ -299,3 +303,26 @@ def test_a_frame_cut_off_before_its_ports_is_of_another_flow(kind: str, order: s
         expected = [(flow_hash_untrusted(each) % count, each) for each in said]
         assert len({sender for sender, _ in expected}) == 2
         assert [(sender, octets[8:]) for sender, octets in engine.arrived[VTEPS[0]]] == expected
+
+
+@pytest.mark.parametrize("kind", ["python", "native"])
+def test_a_long_frame_behind_short_segments_keeps_the_receivers_limit(kind: str) -> None:
+    """Whoever is first in a turn: a segment longer than the receiver said would be lost on its way there."""
+    syn = ether(
+        IP(src=IP4_A, dst=IP4_B), TCP(flags="S", options=[("MSS", 900)]), source=MAC_A, destination=MAC_B
+    )
+    short = Burst(octets=2000, size=1000)
+    long = Burst(octets=9000, size=900, sequence=2100)
+    with twin(kind) as engine:
+        engine.apply(FdbReplace(NETWORK, MAC_B, VTEPS[0], Origin.CONTROL, 0.0))
+        engine.from_device(syn)
+        frames = [between(MAC_B, MAC_A, each) for each in (*short.segments, long.whole)]
+        engine.from_vtep(*encapsulated(frames[0]))  # from here on its flow is remembered
+        engine.written.clear()
+        engine.arrive(*encapsulated(*frames[:2]))
+        engine.from_vtep(*encapsulated(frames[2]))
+        assert engine.written[-1] == (long.header, frames[2])
+
+
+def between(source: Mac, destination: Mac, octets: bytes) -> bytes:
+    return destination + source + octets[12:]

@@ -60,10 +60,12 @@ impl Group {
         (self.end - self.at).div_ceil(self.stride)
     }
 
-    /// Whether the other group may be carried together with this one.
+    /// Whether the other group may be carried together with this one.  Longer frames may not: the first one carried is
+    /// the longest, by which it is told whether there is a segment limit to heed.
     fn goes_with(&self, other: &Group, buffer: &[u8]) -> bool {
         let head = |group: &Group| &buffer[group.at..group.at + FLOW_END];
-        other.may_join() && self.sender == other.sender && head(self) == head(other)
+        let is_longer = other.stride.min(other.end - other.at) > self.stride.min(self.end - self.at);
+        other.may_join() && !is_longer && self.sender == other.sender && head(self) == head(other)
     }
 
     fn may_join(&self) -> bool {

@@ -27,8 +27,7 @@ ones, which would lend those a trust nobody has checked.
 
 Flows may be interleaved, and each is merged for itself.  A run stands where its first segment stood; what
 cannot be merged ends the run of its flow, and what has no flow we can name ends all of them.  So nothing
-overtakes within a flow, and nothing given to `merge_untrusted` is held back; what had better wait for more
-before it is given says `count_open_untrusted`.
+overtakes within a flow.  Nothing is held back here; what had better wait says `count_open_untrusted`.
 
 Heads up: read `tunnel.split`, RFC 9293 section 3.1 and RFC 768 before changing this file.
 """
@@ -88,8 +87,7 @@ _Word = struct.Struct("!H")
 _Ipv4 = struct.Struct("!BxH2xHxB")  # version and IHL, total length, fragment, protocol
 _Ipv6 = struct.Struct("!B3xHB")  # version, payload length, next header
 _Udp = struct.Struct("!2xHHH")  # destination port, length, checksum
-# By IP version, from its addresses on: those with the ports, TCP's flags.
-_CONNECTION_AND_FLAGS = {4: struct.Struct("!12s9xB"), 6: struct.Struct("!36s9xB")}
+_CONNECTION_AND_FLAGS = {4: struct.Struct("!12s9xB"), 6: struct.Struct("!36s9xB")}  # by IP version
 
 
 class Write(NamedTuple):
@@ -161,27 +159,25 @@ def _plain(place: _Run | memoryview, overlay_mtu: int, mss: int | None) -> Write
 def count_open_untrusted(frames: Sequence[memoryview], *, overlay_mtu: int) -> int:
     """How many of the last of these frames make a run that the next to arrive may continue.
 
-    TCP segments of one length and connection, as many as there are behind its last PSH.  0 where a run would
-    be cut that is better merged now: others' frames lie among them, a shorter one ends them, or they fill a
-    write.  A guess, from few fields: `merge_untrusted` looks closely at whatever is then given to it.
+    TCP segments of one length and connection, those behind its last PSH; 0 if others' frames lie among them,
+    a shorter one ends them, or they fill a write.  A guess, from few fields: `merge_untrusted` looks closely.
     """
     segment = _dissect(frames[-1], overlay_mtu, udp=False) if frames else None
     if segment is None or segment.shape is None:
         return 0
-    unpack, connection_at = _CONNECTION_AND_FLAGS[segment.shape.version].unpack_from, segment.shape.l4_at
-    connection_at -= 8 if segment.shape.version == 4 else 32
-    length, count = len(segment.frame), 0
+    shape, length, count = segment.shape, len(segment.frame), 0
+    connection_at = shape.l4_at - (8 if shape.version == 4 else 32)
+    unpack = _CONNECTION_AND_FLAGS[shape.version].unpack_from
     for frame in reversed(frames):
-        octets = len(frame)
-        if octets > length or octets < segment.shape.l4_at + TCP_LENGTH:
+        if not shape.l4_at + TCP_LENGTH <= len(frame) <= length:
             return 0
         connection, flags = unpack(frame, connection_at)
         if connection != segment.flow:
             return 0
-        if octets < length or flags & PSH:
+        if len(frame) < length or flags & PSH:
             break
         count += 1
-    return count if count < segment.shape.room(length - segment.shape.payload_at) else 0
+    return count if count < shape.room(length - shape.payload_at) else 0
 
 
 # ── Where things are ────────────────────────────────────────────────────────────────────────────────────

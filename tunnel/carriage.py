@@ -46,7 +46,7 @@ SEND_MAX = 65535 - 20 - 8  # octets of UDP payload in one IPv4 send; IPv6 would 
 # Ours
 FRAMES_PER_TURN = 128  # of a device
 READS_PER_TURN = 64  # of a port; of single datagrams no more than a new flow may have waiting
-READS_JOINED = 8  # of a port, whose segments may stand in one write; each has 64 KB of its own meanwhile
+READS_JOINED = 8  # reads whose segments may stand in one write; each has 64 KB of its own for that
 TURN_SECONDS = 0.001  # a drain ends after that many or that long, whichever is first
 QUIET_SECONDS = 0.0002  # since the last drain ended: so long a pause is no burst
 SEGMENT_LIMITS_MAX = 4096  # MAC pairs whose smallest MSS is remembered
@@ -379,7 +379,7 @@ class PortCarriage:
     """One receiving socket, the networks that share it, and what the kernel lost there.
 
     Attributes:
-        slots: Where datagrams are read to, as many as there are reads at a time that something waits of.
+        slots: Where datagrams are read to; others than the first only while segments wait for more.
         drained_at: When the last drain ended.
     """
 

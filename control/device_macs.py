@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from control.state import KeptFile, read_file
-from overlay.addr import Mac, format_mac, is_group, parse_mac
+from overlay.addr import Mac, format_mac, is_station, parse_mac
 
 # Ours
 DEVICES_FILE = "devices.json"
@@ -38,7 +38,7 @@ def remembered_macs(state_dir: Path) -> dict[str, Mac]:
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
         log.warning("%s: %s; the devices get new MACs", state_dir / DEVICES_FILE, error)
         return {}
-    return {device: mac for device, mac in macs.items() if any(mac) and not is_group(mac)}
+    return {device: mac for device, mac in macs.items() if is_station(mac)}
 
 
 def keep_macs(state_dir: Path, macs: Mapping[str, Mac]) -> None:

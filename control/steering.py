@@ -19,7 +19,7 @@ from control.intent.own import Routed, own_networks
 from control.intent.shared import Trouble
 from control.membership.member import MemberState
 from control.membership.tags import identity_of
-from overlay.addr import IpAddress, Mac, NetworkId, format_mac, is_group
+from overlay.addr import IpAddress, Mac, NetworkId, format_mac, is_station
 from overlay.verdict import Direction
 from tunnel.interfaces import FlowStatistics
 
@@ -173,7 +173,7 @@ class Steering:
         for flow in looked:
             mac, last = Mac(flow.key[6:12]), seen.get(flow.network)
             is_bridged = flow.direction is Direction.EGRESS and len(flow.key) == MAC_PAIR
-            if last is not None and is_bridged and not is_group(mac) and any(mac):
+            if last is not None and is_bridged and is_station(mac):
                 last[mac] = max(flow.used_at, last.get(mac, flow.used_at))
         for network in networks:
             if (macs := self._macs.get(network.id)) is not None:

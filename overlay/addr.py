@@ -78,6 +78,11 @@ def is_group(mac: bytes) -> bool:
     return bool(mac[0] & 0x01)
 
 
+def is_station(mac: bytes) -> bool:
+    """Whether it can be one station's: neither a group's nor all zero, which Linux takes from nobody."""
+    return not is_group(mac) and mac != ZERO_MAC
+
+
 def vni(value: int) -> Vni:
     """The VNI.
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from overlay.addr import BPDU_GROUP, RESERVED_GROUP_PREFIX, Mac, NetworkId, VtepId, is_group
+from overlay.addr import BPDU_GROUP, RESERVED_GROUP_PREFIX, Mac, NetworkId, VtepId, is_group, is_station
 from overlay.discovery import Discovery, answer, read_discovery_untrusted
 from overlay.errors import WireError
 from overlay.fdb import Origin
@@ -209,9 +209,9 @@ class Bridge:
 
 
 def _malformed(frame: bytes) -> Decision:
-    """No Ethernet frame at all.  A group source stands in the flow's key, so it holds for the flow."""
-    is_group_source = len(frame) >= FLOW_KEY.stop and is_group(frame[6:12])
-    return Decision(Drop(DropReason.INNER_MALFORMED), frame[FLOW_KEY] if is_group_source else None)
+    """No Ethernet frame at all.  A source that is no station is in the flow's key, and holds for it."""
+    is_for_good = len(frame) >= FLOW_KEY.stop and not is_station(frame[6:12])
+    return Decision(Drop(DropReason.INNER_MALFORMED), frame[FLOW_KEY] if is_for_good else None)
 
 
 def _is_not_forwarded(destination: Mac) -> bool:

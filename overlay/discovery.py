@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 
-from overlay.addr import ZERO_MAC, IpAddress, Mac, is_group
+from overlay.addr import IpAddress, Mac, is_station
 from overlay.checksum import Octets
 from overlay.frame import (
     ARP_REQUEST,
@@ -133,6 +133,6 @@ def _read_nd_untrusted(packet: bytes) -> Discovery | None:
 
 def _binding(address: IpAddress, mac: Mac) -> tuple[IpAddress, Mac] | None:
     """The pair, where it can be a host's: no unspecified or multicast address, no group or zero MAC."""
-    if address.is_unspecified or address.is_multicast or is_group(mac) or mac == ZERO_MAC:
+    if address.is_unspecified or address.is_multicast or not is_station(mac):
         return None
     return address, mac

@@ -27,7 +27,7 @@ from control.membership.pack import (
     text_untrusted,
 )
 from control.membership.wire import host_untrusted
-from overlay.addr import IpAddress, Mac, NetworkId, Vni, is_group, parse_ip, unmap, vni
+from overlay.addr import IpAddress, Mac, NetworkId, Vni, is_station, parse_ip, unmap, vni
 from overlay.errors import MalformedError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ def _vtep_untrusted(value: object) -> IpAddress:
 
 
 def _mac_untrusted(octets: bytes) -> Mac:
-    if len(octets) != 6 or is_group(octets) or not any(octets):
+    if len(octets) != 6 or not is_station(octets):
         raise MalformedError(f"MAC: expected six octets of one station, found {octets.hex(':')}")
     return Mac(octets)
 

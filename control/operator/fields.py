@@ -16,13 +16,12 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from overlay.addr import (
-    ZERO_MAC,
     IpAddress,
     Mac,
     Vni,
     Vtep,
     format_mac,
-    is_group,
+    is_station,
     parse_ip,
     parse_mac,
     parse_vtep,
@@ -188,7 +187,7 @@ def _vtep(text: str) -> Vtep:
 
 def _unicast_mac(text: str) -> Mac:
     mac = parse_mac(text)
-    if is_group(mac) or mac == ZERO_MAC:
+    if not is_station(mac):
         raise ValueError(f"expected the MAC address of one interface, found {found(text)}")
     return mac
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from overlay.addr import MAC_LENGTH, Mac, format_mac, is_group
+from overlay.addr import MAC_LENGTH, Mac, format_mac, is_station
 from overlay.checksum import Octets
 from overlay.errors import MalformedError, TruncatedError
 
@@ -72,17 +72,15 @@ def parse_ethernet_untrusted(frame: Octets) -> Ethernet:
 
     Raises:
         TruncatedError: The frame ends inside its header.
-        MalformedError: The source is a group address, from which no frame can come
-            (IEEE 802.3-2018 section 3.2.3).
+        MalformedError: The source is a group address (IEEE 802.3-2018 section 3.2.3), or all zero, as Linux
+            has it: no frame can come from there.
     """
     length = len(frame)
     if length < ETHERNET_LENGTH:
         raise TruncatedError("Ethernet header", expected=ETHERNET_LENGTH, found=length)
     source = Mac(bytes(frame[MAC_LENGTH : 2 * MAC_LENGTH]))
-    if is_group(source):
-        raise MalformedError(
-            f"Ethernet source: expected an individual address, found group {format_mac(source)}"
-        )
+    if not is_station(source):
+        raise MalformedError(f"Ethernet source: expected one station's address, found {format_mac(source)}")
     type_at = 2 * MAC_LENGTH
     (ethertype,) = _EtherType.unpack_from(frame, type_at)
     for _ in range(TAGS_MAX):

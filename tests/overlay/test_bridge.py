@@ -303,8 +303,8 @@ def test_bpdus_are_carried(segment: Segment, decide: Decide) -> None:
 
 
 @both
-@pytest.mark.parametrize("source", [BROADCAST, b"\x01\0\x5e\0\0\x01", b"\x03\0\0\0\0\x01"])
-def test_a_group_as_source_is_malformed(segment: Segment, decide: Decide, source: bytes) -> None:
+@pytest.mark.parametrize("source", [BROADCAST, b"\x01\0\x5e\0\0\x01", b"\x03\0\0\0\0\x01", bytes(6)])
+def test_a_source_that_is_no_station_is_malformed(segment: Segment, decide: Decide, source: bytes) -> None:
     decision = decide(segment, frame(LOCAL, source))
     assert (decision.verdict, decision.delta) == (Drop(DropReason.INNER_MALFORMED), None)
     assert decision.key == LOCAL + source  # every frame of this flow is

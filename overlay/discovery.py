@@ -2,6 +2,9 @@
 
 ARP (RFC 826) and ND (RFC 4861) ask the same question in two languages.  Suppression and snooping need
 only what both have, so a bridge reads either as one `Discovery` and never looks at the language again.
+
+Only untagged frames are read.  Each VLAN has addresses of its own, and the neighbor table knows of no VLANs:
+what one said would be the answer to another's question.
 """
 
 from __future__ import annotations
@@ -16,8 +19,6 @@ from overlay.frame import (
     ETHERTYPE_ARP,
     ETHERTYPE_IPV6,
     IPV6_LENGTH,
-    TAG_LENGTH,
-    TAG_TPIDS,
     Arp,
     Ethernet,
     NeighborAdvertisement,
@@ -26,7 +27,7 @@ from overlay.frame import (
     parse_ipv6_untrusted,
     parse_neighbor_untrusted,
 )
-from overlay.frame.ethernet import TAGS_MAX
+from overlay.frame.ethernet import ETHERNET_LENGTH
 from overlay.icmp import build_arp_reply, build_neighbor_advertisement
 from overlay.neigh import NeighborEntry
 
@@ -35,7 +36,8 @@ ICMPV6 = 58  # RFC 4443 section 2.1
 NEIGHBOR_TYPES = (135, 136)  # RFC 4861 sections 4.3 and 4.4
 
 _ARP, _IPV6 = ETHERTYPE_ARP.to_bytes(2, "big"), ETHERTYPE_IPV6.to_bytes(2, "big")
-_TAG_TPIDS = tuple(tpid.to_bytes(2, "big") for tpid in TAG_TPIDS)
+_NEXT_HEADER_AT = ETHERNET_LENGTH + 6
+_ND_AT = ETHERNET_LENGTH + IPV6_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,13 @@ class Discovery:
 
 
 def read_discovery_untrusted(ethernet: Ethernet, frame: bytes) -> Discovery | None:
-    """The frame as neighbor discovery, or None where it is something else.
+    """The frame as neighbor discovery, or None where it is something else, or of a VLAN.
 
     Raises:
         WireError: It announces itself as ARP or ND and is not well formed.
     """
+    if ethernet.tagging:
+        return None
     if ethernet.ethertype == ETHERTYPE_ARP:
         return _from_arp(parse_arp_untrusted(frame[ethernet.payload_at :]))
     if ethernet.ethertype == ETHERTYPE_IPV6:
@@ -77,24 +81,18 @@ def read_discovery_untrusted(ethernet: Ethernet, frame: bytes) -> Discovery | No
 def may_be_discovery_untrusted(frame: Octets) -> bool:
     """Whether a frame is worth reading as neighbor discovery: what an engine must ask about each time.
 
-    Tags are looked through.  ND behind extension headers is left out: nobody sends it, and what is not
-    recognised here is carried as anything else is.
+    ND behind extension headers is left out: nobody sends it, and what is not recognised here is carried as
+    anything else is.
     """
     # HOT PATH: once for each frame to a group.
-    at = 12
-    for _ in range(TAGS_MAX):
-        if frame[at : at + 2] not in _TAG_TPIDS:
-            break
-        at += TAG_LENGTH
-    ethertype = frame[at : at + 2]
+    ethertype = frame[12:14]
     if ethertype == _IPV6:
-        kind_at = at + 2 + IPV6_LENGTH
-        return len(frame) > kind_at and frame[at + 8] == ICMPV6 and frame[kind_at] in NEIGHBOR_TYPES
+        return len(frame) > _ND_AT and frame[_NEXT_HEADER_AT] == ICMPV6 and frame[_ND_AT] in NEIGHBOR_TYPES
     return ethertype == _ARP
 
 
 def answer(discovery: Discovery, ethernet: Ethernet, owner: NeighborEntry) -> bytes:
-    """The frame with which the owner would answer; the asker's VLAN tags are kept."""
+    """The frame with which the owner would answer."""
     if isinstance(discovery.message, Arp):
         return build_arp_reply(ethernet, discovery.message, owner.mac)
     if isinstance(discovery.message, NeighborSolicitation) and discovery.asker is not None:

@@ -1,7 +1,7 @@
 """Explicit congestion notification across the tunnel: RFC 6040, in one pair of functions.
 
     egress    the outer header takes the inner one's ECN field               (section 4.1, normal mode)
-    ingress   outer CE: inner Not-ECT is dropped, anything else becomes CE   (section 4.2, figure 4)
+    ingress   outer CE: inner Not-ECT is dropped, any other IP becomes CE    (section 4.2, figure 4)
               otherwise the inner field stands
 
 Heads up: read RFC 6040 section 4 before changing this file.  (The outer ECT(1) over inner ECT(0) row of
@@ -33,9 +33,14 @@ def inner_ecn_untrusted(frame: bytes | bytearray | memoryview) -> int:
 
 
 def mark_congested_untrusted(frame: bytearray | memoryview) -> DropReason | None:
-    """Marks the packet inside CE in place, for an outer header that was; the reason to drop it, if any."""
+    """Marks the packet inside CE in place, for an outer header that was; the reason to drop it, if any.
+
+    What is no IP has no field to mark, and nobody who could heed it: it goes on, as Linux has it.
+    """
     at = _ip_at_untrusted(frame)
-    if at is None or inner_ecn_untrusted(frame) == NOT_ECT:
+    if at is None:
+        return None
+    if inner_ecn_untrusted(frame) == NOT_ECT:
         return DropReason.ECN_CONGESTED
     if frame[at] >> 4 == 6:
         frame[at + 1] |= CE << 4

@@ -18,11 +18,11 @@ pub fn inner_ecn_untrusted(frame: &[u8]) -> u8 {
 }
 
 /// Marks the packet inside CE in place, for an outer header that was; the reason to drop it, if any.
+///
+/// What is no IP has no field to mark, and nobody who could heed it: it goes on, as Linux has it.
 pub fn mark_congested_untrusted(frame: &mut [u8]) -> Result<(), Reason> {
-    if inner_ecn_untrusted(frame) == 0 {
-        return Err(Reason::ECN_CONGESTED);
-    }
     match ip_at(frame) {
+        Some(_) if inner_ecn_untrusted(frame) == 0 => return Err(Reason::ECN_CONGESTED),
         Some((4, at)) => {
             let before = word(frame, at).unwrap_or(0);
             let after = before | u16::from(CE);
@@ -31,7 +31,7 @@ pub fn mark_congested_untrusted(frame: &mut [u8]) -> Result<(), Reason> {
             put_word(frame, at + 10, updated(checksum, before, after));
         }
         Some((_, at)) => frame[at + 1] |= CE << 4,
-        None => return Err(Reason::ECN_CONGESTED),
+        None => {}
     }
     Ok(())
 }

@@ -67,11 +67,12 @@ FRAGMENT = 0x3FFF  # IPv4: more fragments, or an offset (RFC 791 section 3.1)
 IP_TOS, IPV6_TCLASS = (0, 1), (41, 67)  # (level, type) of the control messages that carry an ECN field
 UDP_SEGMENT = (17, 103)
 
-# What the hot path reads of a frame in one go: both MACs, EtherType, and, where it is IPv4 without options,
-# TOS, fragment field, protocol, addresses with ports, TCP flags.  Read before it is known to be there: the
-# buffer is longer than this.  What lies past the frame's end is an earlier frame's, and leads at most to a
-# closer look.
-_FRAME = struct.Struct("!12s H x B 4x H x B 2x 12s 9x B")
+# What the hot path reads of a frame in one go: both MACs, EtherType, and, where it is IPv4, version and
+# header length, TOS, fragment field, protocol; without options addresses with ports, TCP flags.  Read before
+# it is known to be there: the buffer is longer than this.  What lies past the frame's end is an earlier
+# frame's, and leads at most to a closer look.
+_FRAME = struct.Struct("!12s H B B 4x H x B 2x 12s 9x B")
+_NO_OPTIONS = 0x45  # version 4, and five words of header (RFC 791 section 3.1)
 _PORTS_END = ETHERNET_LENGTH + 20 + 4  # of a frame that has all that tells its flow from others
 
 # Where a checksum that a device has left to us stands in the datagram, by the frame's virtio header: of TCP
@@ -144,7 +145,7 @@ class Egress:
             return
         recorder, end = self._recorder, HEADER_LENGTH + octets
         recorder.counters.received += 1
-        key, ethertype, tos, fragment, protocol, selector, tcp_flags = _FRAME.unpack_from(
+        key, ethertype, version, tos, fragment, protocol, selector, tcp_flags = _FRAME.unpack_from(
             datagram, HEADER_LENGTH
         )
         flow = network.egress.active.get(key)
@@ -152,7 +153,9 @@ class Egress:
             flow is None
             or (vtep := flow.target) is None
             or selector != flow.selector
+            or protocol != flow.protocol
             or ethertype != IPV4
+            or version != _NO_OPTIONS
             or tos & ECN
             or fragment & FRAGMENT
             or (protocol == TCP and tcp_flags & SYN)
@@ -215,12 +218,13 @@ class Egress:
         """HOT PATH: a frame of so many octets that was read to the slot; whether its verdict was known."""
         header, datagram, _ = slot
         end = HEADER_LENGTH + octets
-        key, ethertype, tos, fragment, protocol, selector, tcp_flags = _FRAME.unpack_from(
+        key, ethertype, version, tos, fragment, protocol, selector, tcp_flags = _FRAME.unpack_from(
             datagram, HEADER_LENGTH
         )
         if self._recorder.observers:
             self._recorder.show(Point.DEVICE_READ, network, datagram[HEADER_LENGTH:end])
-        if (protocol == TCP and tcp_flags & SYN) or ethertype == IPV6:
+        is_plain = ethertype == IPV4 and version == _NO_OPTIONS
+        if not is_plain or (protocol == TCP and tcp_flags & SYN):
             self._note_segment_limit(network, datagram[HEADER_LENGTH:end])
         flow = network.egress.active.get(key)
         if (
@@ -234,9 +238,9 @@ class Egress:
         flow.frames += 1
         flow.octets += octets
         flow.used_at = now
-        has_ports = ethertype == IPV4 and not fragment & FRAGMENT and octets >= _PORTS_END
-        if selector != flow.selector or not has_ports:
-            flow.selector = selector if has_ports else b""
+        has_ports = is_plain and not fragment & FRAGMENT and octets >= _PORTS_END
+        if selector != flow.selector or protocol != flow.protocol or not has_ports:
+            flow.selector, flow.protocol = selector if has_ports else b"", protocol
             flow.entropy = flow_hash_untrusted(datagram[HEADER_LENGTH:end])
         # In a tagged frame another octet stands where the TOS is: then the right one is looked for.
         is_marked = bool(tos) or ethertype not in UNTAGGED_IP

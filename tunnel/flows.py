@@ -36,8 +36,9 @@ class Flow:
 
     Attributes:
         target: The VTEP of an `Encapsulate`, else None: what the hot path carries the verdict out with.
-        selector: The addresses and ports of the last frame, empty if it had none; while they stay, so does
-            `entropy`.
+        selector: The addresses and ports of the last frame, empty if it had none; while they and `protocol`
+            stay, so does `entropy`.
+        protocol: Of the last frame, as IPv4 has it.
         entropy: The flow hash that chose the sender.
     """
 
@@ -47,6 +48,7 @@ class Flow:
         "frames",
         "key",
         "octets",
+        "protocol",
         "rests_on",
         "selector",
         "target",
@@ -61,6 +63,7 @@ class Flow:
         self.expires_at = decision.expires_at
         self.target = target
         self.selector = b""
+        self.protocol = 0
         self.entropy = 0
         self.used_at = now
         self.frames = 0

@@ -50,6 +50,7 @@ UDP_GRO = (17, 104)
 CONTROL_ROOM = 128  # octets for control messages: an ECN field, a segment size, and room to spare
 
 _VXLAN_AND_FLOW = struct.Struct("!I I 12s")
+_I_FLAG_ALONE = I_WORD.to_bytes(4)
 FLOW_END = HEADER_LENGTH + 14  # of a datagram: VXLAN header, both MACs, EtherType
 
 # The control messages of nearly every datagram, over IPv4 and IPv6: an ECN field that says nothing.
@@ -163,7 +164,7 @@ class Ingress:
         read = slot.view[: slot.octets]
         if stride is None or stride >= slot.octets:
             self._receive_single(port, read, host, now=now, is_marked=is_marked)
-        elif is_super_frame_untrusted(read[HEADER_LENGTH:]):
+        elif is_super_frame_untrusted(read[HEADER_LENGTH:]) and not _begins_datagram(port, read[stride:]):
             self._carry_tail()
             self._receive(port, read, host, stride, now=now, is_marked=is_marked)
         else:
@@ -430,6 +431,11 @@ def read_control(ancillary: Ancillary) -> tuple[int | None, bool]:
         elif (level, kind) in (IP_TOS, IPV6_TCLASS):  # one octet for IPv4, an int for IPv6
             is_marked = int.from_bytes(value, sys.byteorder) & 0b11 == CE
     return stride or None, is_marked
+
+
+def _begins_datagram(port: PortCarriage, octets: memoryview) -> bool:
+    """Whether a datagram for one of the port's networks may begin there: a VXLAN header of theirs does."""
+    return octets[:4] == _I_FLAG_ALONE and _network_of(port, octets) is not None
 
 
 def _network_of(port: PortCarriage, datagram: memoryview) -> NetworkCarriage | None:

@@ -1,8 +1,7 @@
 """Merge: the segments of a flow that arrive together are written to the TAP as the one frame they were.
 
-A write to a TAP runs the host's whole receive path before it returns, so a run of segments costs as many
-walks through bridge, routing and TCP as there are writes.  What split took apart at the sender is put
-together again here, from slices, without a copy:
+A write to a TAP runs the host's whole receive path: as many walks through bridge, routing and TCP as there
+are writes.  What split took apart at the sender is put together again here, from slices, without a copy:
 
     received  [ Ethernet  IP  TCP ][ payload 0 ]   [ … TCP'][ payload 1 ]   [ … TCP"][ rest ]
     written   [ virtio_net_hdr ][ Ethernet  IP  TCP ][ payload 0 ][ payload 1 ][ rest ]    one `writev`
@@ -11,9 +10,8 @@ What may be merged is what the kernel's own GRO would merge, since somebody behi
 again and must get the same segments back:
 
     all     same MAC pair and tags; IPv4 without options or fragments, IPv6 without extension headers; equal
-            TOS or traffic class, TTL, DF, flow label; lengths exact; every checksum verified, none taken
-            on trust; each payload as long as the first, a shorter one ends the run; at most 64 segments and
-            65535 octets of packet
+            TOS or traffic class, TTL, DF, flow label; lengths exact; every checksum verified; each payload as
+            long as the first, a shorter one ends the run; at most 64 segments and 65535 octets of packet
     IPv4    identifications one up each time, or, with DF set, all the same (with it they say nothing, RFC
             6864 section 4.1).  A host that cuts the latter again counts them up.
     TCP     equal ports, acknowledgment, window, urgent pointer, options; ACK alone, or with PSH, which ends
@@ -22,8 +20,7 @@ again and must get the same segments back:
 
 One thing the kernel's GRO never sees: a segment whose checksum is *unfinished* (`tunnel.offload`), from a
 kernel VXLAN peer on this host.  Repair asks the host to finish those one by one and believe them; merged with
-their like they say exactly that, at a price far below a verified one's.  They are never merged with finished
-ones, which would lend those a trust nobody has checked.
+their like they say exactly that, far cheaper.  With finished ones they would lend a trust nobody has checked.
 
 Flows may be interleaved, and each is merged for itself.  A run stands where its first segment stood; what
 cannot be merged ends the run of its flow, and what has no flow we can name ends all of them.  So nothing
@@ -75,6 +72,7 @@ PACKET_MAX = 65535  # octets of IP (RFC 791 section 3.1)
 # frame, so slowly that a tunnel inside a tunnel fell to 165 Mb/s.  RFC 7348, Linux's older default, RFC 8926.
 TUNNEL_PORTS = frozenset({4789, 8472, 6081})
 ACKNOWLEDGMENT_LENGTH = 66  # octets: Ethernet, IPv4 and TCP with timestamps, and nothing in it
+OPEN_RUNS_MAX = 64  # flows merged at once; one more ends the oldest run
 # A run judges as many segments at once as it has this many times over.  One wrong checksum throws away what
 # was summed behind it: who sends them on purpose makes us work a few times over, not dozens of times.
 BLOCK_GROWTH = 4
@@ -135,10 +133,12 @@ def merge_untrusted(
             continue
         run = open_runs.get(segment.flow)
         if run is None or not run.join(segment):
+            open_runs.pop(segment.flow, None)
             if segment.shape is None or segment.is_pushed:
-                open_runs.pop(segment.flow, None)
                 places.append(frame)
                 continue
+            if len(open_runs) == OPEN_RUNS_MAX:
+                del open_runs[next(iter(open_runs))]
             run = open_runs[segment.flow] = _Run(frame, segment.shape)
             places.append(run)
         at = run.extend(frames, at)

@@ -87,6 +87,9 @@ from tunnel.upcalls import UPCALLS_PER_TURN
 # Ours
 FLOWS_PER_LOOK = 1024  # flows copied out in one call: a fraction of a millisecond
 UPCALL_SECONDS = 0.005  # each question waits twice for the worker's turn to end, which a flood makes long
+SHOWING_SECONDS = 0.005
+SHOWN_AT_ONCE = 256  # frames of a lane handed to the observers before the clock is looked at
+SHOWN_MAX = 1 << 20  # more than a lane keeps
 
 Look: TypeAlias = "Callable[[int, int, int, int], tuple[list[_native.FlowRow], int | None]]"
 """Lane, network or VTEP, from where, how many: the rows, and where it goes on."""
@@ -240,7 +243,7 @@ class NativeDatapath:
         fds = [each.socket_fileno for each in exchanges]
         number = self._lanes.add_underlay([[fd] for fd in fds], underlay.ladder.is_on(Feature.UDP_GSO))
         network.exchanges[underlay], self._pools[number] = number, underlay
-        return Port(self._lanes.add_port(fds), exchanges)
+        return Port(self._lanes.add_port(fds, number), exchanges)
 
     def _listen(self, network: Network) -> None:
         """Receives from now on, the worker knowing already who sends."""
@@ -335,14 +338,18 @@ class NativeDatapath:
             self._on_failure(DatapathUnavailableError("native", f"it broke: {failure}"))
             return
         self._lanes.silence()
-        self._answer_questions()
-        self._read_notices()
-        self._show()
+        try:
+            self._answer_questions()
+            self._read_notices()
+            self._show_some()
+        except Exception:
+            self._lanes.ring()  # who rang once does not ring again for what waits behind this
+            raise
 
     def _answer_questions(self) -> None:
         """UPCALLS_PER_TURN of them, or for UPCALL_SECONDS; the loop gets its turn before the rest."""
-        deadline = monotonic() + UPCALL_SECONDS
-        for _ in range(UPCALLS_PER_TURN):
+        deadline, before = monotonic() + UPCALL_SECONDS, self._upcalls
+        while self._upcalls - before < UPCALLS_PER_TURN:
             question = self._lanes.next_question()
             if question is None:
                 return
@@ -534,12 +541,23 @@ class NativeDatapath:
         self._show()
         self._observers.remove(observer)
 
-    def _show(self) -> None:
-        for point, number, frame, reason in self._lanes.shown():
+    def _show_some(self) -> None:
+        """For SHOWING_SECONDS; the loop gets its turn before the rest."""
+        deadline = monotonic() + SHOWING_SECONDS
+        while self._show(SHOWN_AT_ONCE):
+            if monotonic() >= deadline:
+                self._lanes.ring()
+                return
+
+    def _show(self, most: int = SHOWN_MAX) -> bool:
+        """So many frames of each lane, if there are as many; whether there were any."""
+        shown = self._lanes.shown(most)
+        for point, number, frame, reason in shown:
             network = None if number is None else self._names[number]
             verdict = None if reason is None else Drop(REASONS[reason])
             for observer in tuple(self._observers):
                 observer.observe(POINTS[point], network, frame, verdict)
+        return bool(shown)
 
     def flows(self) -> Iterator[FlowStatistics]:
         """Every remembered verdict."""
@@ -585,7 +603,8 @@ class NativeDatapath:
     def statistics(self) -> DatapathStatistics:
         """A snapshot of what went where."""
         drops: dict[NetworkId | None, dict[DropReason, int]] = {}
-        for network_id, counts in zip((None, *self._names), self._lanes.drops(), strict=True):
+        for number, counts in self._lanes.drops():
+            network_id = None if number is None else self._names[number]
             for reason, count in counts:
                 of_network = drops.setdefault(network_id, {})
                 of_network[REASONS[reason]] = of_network.get(REASONS[reason], 0) + count

@@ -226,8 +226,9 @@ def is_super_frame_untrusted(frame: Buffer) -> bool:
     """Whether what came with a `UDP_GRO` value is one super-frame, and no run of datagrams.
 
     A kernel VXLAN node on the same host hands its inner UDP bursts over whole, with a value; so does the
-    kernel a run it has joined.  Only the inner length tells them apart: a super-frame's IP packet reaches
-    the end of what was read, the first of a run's does not.
+    kernel a run it has joined.  The inner length tells them apart: a super-frame's IP packet ends where what
+    was read does, the first of a run's does not.  Who writes that length may lie: the caller looks whether a
+    further datagram begins where the second of a run would.
     """
     at, length = ETHERNET_LENGTH, len(frame)
     for _ in range(TAGS_MAX):
@@ -238,8 +239,8 @@ def is_super_frame_untrusted(frame: Buffer) -> bool:
         return False
     ethertype = int.from_bytes(frame[at - 2 : at])
     if ethertype == IPV4:
-        return at + int.from_bytes(frame[at + 2 : at + 4]) >= length
-    return ethertype == IPV6 and at + 40 + int.from_bytes(frame[at + 4 : at + 6]) >= length
+        return at + int.from_bytes(frame[at + 2 : at + 4]) == length
+    return ethertype == IPV6 and at + 40 + int.from_bytes(frame[at + 4 : at + 6]) == length
 
 
 def syn_mss_untrusted(frame: Buffer) -> int | None:

@@ -9,7 +9,7 @@ UPCALLS_PER_TURN answers, so that a flood of new flows delays gossip by a few mi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from overlay.discovery import may_be_discovery_untrusted
@@ -31,12 +31,14 @@ Carry = Callable[[NetworkCarriage, VtepCarriage | None, Verdict, Held], None]
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A pending flow, and whom to ask about it.  `vtep` is None on egress."""
+    """A pending flow, and whom to ask about it, on whose account.  `vtep` is None on egress."""
 
     pending: PendingFlow
     table: FlowTable
     network: NetworkCarriage
     vtep: VtepCarriage | None
+    kind: UpcallKind
+    source: Hashable
 
 
 class Upcalls:
@@ -95,13 +97,14 @@ class Upcalls:
             pending = PendingFlow(key, now=now)
             if key is not None:
                 table.pending[key] = pending
-            self._questions.append(_Question(pending, table, network, vtep))
+            self._questions.append(_Question(pending, table, network, vtep, kind, source))
         if not pending.hold(held):
             self._recorder.drop(DropReason.UPCALL_OVERFLOW, network, frame, vtep)
 
     def answer(self) -> None:
-        """Answers what was asked, UPCALLS_PER_TURN at once; the loop gets its turn before the rest."""
-        for _ in range(min(UPCALLS_PER_TURN, len(self._questions))):
+        """Decides what was asked, UPCALLS_PER_TURN at once; the loop gets its turn before the rest."""
+        before = self._recorder.counters.upcalls
+        while self._questions and self._recorder.counters.upcalls - before < UPCALLS_PER_TURN:
             self._settle(self._questions.popleft())
         if self._questions and not self._is_scheduled:
             self._is_scheduled = True
@@ -112,7 +115,10 @@ class Upcalls:
         self.answer()
 
     def _settle(self, question: _Question) -> None:
-        """One decision: asked, its lesson written, remembered, and the frames that waited carried."""
+        """One decision: asked, its lesson written, remembered, and the frames that waited carried.
+
+        One without a key held for one frame alone: each further frame is another question, metered as such.
+        """
         pending, network, vtep = question.pending, question.network, question.vtep
         if pending.key is not None:
             question.table.pending.pop(pending.key, None)
@@ -123,7 +129,10 @@ class Upcalls:
         decision: Decision | None = None
         flow: Flow | None = None
         for held in pending.frames:
-            if decision is None or decision.key is None:  # without a key it held for one frame alone
+            if decision is None or decision.key is None:
+                if decision is not None and not self.meter.admits(question.kind, question.source, now=now):
+                    self._recorder.drop(DropReason.UPCALL_LIMIT, network, held.frame, vtep)
+                    continue
                 decision = self._decide(network, vtep, held.frame, now=now)
                 flow = self._remember(question, decision, now=now)
             if flow is not None:

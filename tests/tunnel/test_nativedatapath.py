@@ -40,7 +40,7 @@ from overlay.bridge import Bridge, BridgePolicy
 from overlay.errors import DeviceError
 from overlay.fdb import Origin
 from overlay.tables import FdbRemove, FdbReplace, FloodReplace, VtepReplace
-from overlay.verdict import Drop, DropReason, Encapsulate
+from overlay.verdict import Decision, Drop, DropReason, Encapsulate
 from tunnel.interfaces import Activity, Attachment, Buffer, Point
 from tunnel.ladder import Feature
 from tunnel.meter import UpcallKind
@@ -266,6 +266,31 @@ def test_questions_beyond_a_turns_time_are_answered_in_the_next(monkeypatch: pyt
         assert (engine.statistics().upcalls, engine.statistics().ledger.sent) == (5, 5)
 
 
+def test_after_a_decision_that_failed_the_others_are_asked_for() -> None:
+    """A bug in one decision costs the frames it is about and no others."""
+    with twin("native") as engine:
+        bind(engine)
+        decider = engine.datapath._networks[NETWORK].attachment.decider
+        failing, decide = [RuntimeError("a bug")], decider.egress
+
+        def egress(octets: bytes, *, now: float) -> Decision:
+            if failing:
+                raise failing.pop()
+            return decide(octets, now=now)
+
+        decider.egress = egress
+        for number in range(3):
+            engine.device.host.send(bytes(10) + MAC_B + mac(number) + OUT[12:])
+        while engine.lane.turn():
+            pass
+        with pytest.raises(RuntimeError, match="a bug"):
+            engine.settle()
+        engine.settle()
+        assert engine.statistics().ledger.sent == 2
+        engine.datapath.expire(now=time.monotonic() + 2.0)
+        assert engine.drops() == {DropReason.UPCALL_TIMEOUT: 1}
+
+
 def test_another_device_takes_over_with_the_flows() -> None:
     with twin("native") as engine:
         bind(engine)
@@ -482,7 +507,7 @@ def test_observers_see_what_every_worker_does_and_losses_are_told_to_any() -> No
         engine.datapath.unwatch(watcher)
         second.host.send(bytes(10) + OUT)
         engine.settle()
-        assert engine.lane.shown() == []
+        assert engine.lane.shown(1) == []
         before = engine.statistics().ledger
         engine.lane.lost_after(
             nativedatapath.NUMBERS[DropReason.UNDERLAY_ERROR], 0, None, before.sent
@@ -539,6 +564,34 @@ def test_what_observers_are_too_slow_for_goes_unseen_and_is_carried() -> None:
         assert engine.statistics().ledger.sent == 1 + 200 * len(burst.segments)
         engine.settle()
         assert 0 < len(watcher.seen) < 200 * (1 + len(burst.segments))
+
+
+def test_short_datagrams_that_observers_are_too_slow_for_are_bounded_too() -> None:
+    with twin("native") as engine:
+        watcher = Watcher()
+        engine.datapath.watch(watcher)
+        for _ in range(4000):
+            engine.arrive(*[bytes(1)] * 60, sender=STRANGER)
+            engine.lane.turn()
+        assert engine.lane.unseen() > 0
+        engine.settle()
+
+
+def test_observers_leave_the_loop_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nativedatapath, "SHOWING_SECONDS", 0.0)  # over with the first frames
+    monkeypatch.setattr(nativedatapath, "SHOWN_AT_ONCE", 2)
+    with twin("native") as engine:
+        watcher = Watcher()
+        engine.datapath.watch(watcher)
+        frames = [IN[:-1] + bytes([number]) for number in range(5)]
+        for octets in frames:
+            engine.arrive(*encapsulated(octets), sender=STRANGER)
+        while engine.lane.turn():
+            pass
+        engine.reactor.step()
+        assert len(watcher.seen) == 2
+        engine.settle()
+        assert [frame for point, _, frame, _ in watcher.seen if point is Point.DROP] == frames
 
 
 def test_flows_and_activity_tell_what_was_carried() -> None:

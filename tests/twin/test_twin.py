@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import IP, TCP, UDP, IPOption, IPOption_NOP
 from support.frames import (
     IP4_A,
     IP4_B,
@@ -43,6 +43,7 @@ from support.twins import (
 )
 
 from overlay.addr import BROADCAST, Mac
+from overlay.discovery import may_be_discovery_untrusted
 from overlay.fdb import Origin
 from overlay.tables import FdbRemove, FdbReplace, FloodReplace, VtepRemove
 from tunnel.entropy import flow_hash_untrusted
@@ -212,16 +213,18 @@ steps = st.one_of(
 # ── What comes out ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def by_flow(told: Sequence[tuple[object, bytes]]) -> dict[tuple[object, bytes], list[tuple[object, bytes]]]:
+def by_flow(told: Sequence[tuple[object, bytes]]) -> dict[tuple[object, ...], list[tuple[object, bytes]]]:
     """Each flow's frames in their order.  Which of two flows comes first is nobody's promise.
 
-    Frames between the same two MACs that leave by different sockets are different flows.
+    Frames between the same two MACs that leave by different sockets are different flows, and so are those
+    that are asked about each time.
     """
-    flows: dict[tuple[object, bytes], list[tuple[object, bytes]]] = {}
+    flows: dict[tuple[object, ...], list[tuple[object, bytes]]] = {}
     for beside, octets in told:
         is_written = isinstance(beside, bytes)  # to the device; else it is behind a VXLAN header
-        macs_at, socket = (0, None) if is_written else (8, beside)
-        flows.setdefault((socket, octets[macs_at : macs_at + 12]), []).append((beside, octets))
+        frame, socket = (octets, None) if is_written else (octets[8:], beside)
+        flow = (socket, frame[:12], may_be_discovery_untrusted(frame))
+        flows.setdefault(flow, []).append((beside, octets))
     return flows
 
 
@@ -322,6 +325,71 @@ def test_a_long_frame_behind_short_segments_keeps_the_receivers_limit(kind: str)
         engine.arrive(*encapsulated(*frames[:2]))
         engine.from_vtep(*encapsulated(frames[2]))
         assert engine.written[-1] == (long.header, frames[2])
+
+
+@pytest.mark.parametrize("total", [0xFFFF, 7 * 256 - 8 - 14], ids=["longer", "as long as all of them"])
+@pytest.mark.parametrize("kind", ["python", "native"])
+def test_who_lies_about_its_length_takes_no_other_datagrams_along(kind: str, total: int) -> None:
+    liar = bytearray(between(Mac(b"\x02\0\0\0\0\x66"), MAC_B, udp4(bytes(248 - 42))))
+    liar[16:18] = total.to_bytes(2, "big")
+    honest = [between(MAC_A, MAC_B, udp4(bytes([number]) * (248 - 42))) for number in range(6)]
+    with twin(kind) as engine:
+        engine.from_vtep(*encapsulated(bytes(liar), *honest))
+        assert [frame for _, frame in engine.written if frame[6:12] == MAC_A] == honest
+        assert engine.statistics().ledger.received == 7
+
+
+@pytest.mark.parametrize("kind", ["python", "native"])
+def test_frames_of_one_flow_take_one_sender_whatever_lies_between(kind: str) -> None:
+    """UDP from and to the same addresses and ports, or TCP behind IP options that look like it."""
+
+    def tcp(number: int, options: Sequence[IPOption] = ()) -> bytes:
+        return ether(IP(src=IP4_A, dst=IP4_B, options=[*options]) / TCP(sport=5060, dport=5060, seq=number))
+
+    udp = ether(IP(src=IP4_A, dst=IP4_B) / UDP(sport=5060, dport=5060))
+    with twin(kind) as engine:
+        engine.apply(FdbReplace(NETWORK, MAC_B, VTEPS[0], Origin.CONTROL, 0.0))
+        for said in (tcp(1), udp, tcp(2), tcp(3, [IPOption_NOP()]), tcp(4)):
+            engine.from_device(said)
+        count = len(engine.underlay.senders)
+        expected = [flow_hash_untrusted(octets[8:]) % count for _, octets in engine.arrived[VTEPS[0]]]
+        assert len(set(expected)) == 2
+        assert [sender for sender, _ in engine.arrived[VTEPS[0]]] == expected
+
+
+@pytest.mark.parametrize("tags", [(), (7,), (5, 7)])
+@pytest.mark.parametrize("options", [[], [IPOption_NOP()]], ids=["plain", "ip options"])
+@pytest.mark.parametrize("kind", ["python", "native"])
+def test_the_limit_of_a_receiver_is_heard_in_whatever_its_syn_is_wrapped(
+    kind: str, options: list[IPOption], tags: tuple[int, ...]
+) -> None:
+    ip = IP(src=IP4_A, dst=IP4_B, options=options)
+    syn = ether(ip, TCP(flags="S", options=[("MSS", 600)]), source=MAC_A, destination=MAC_B, tags=tags)
+    burst = Burst(octets=9000, size=900, tags=tags)
+    with twin(kind) as engine:
+        engine.apply(FdbReplace(NETWORK, MAC_B, VTEPS[0], Origin.CONTROL, 0.0))
+        engine.from_device(syn)
+        engine.from_vtep(*encapsulated(between(MAC_B, MAC_A, burst.whole)))
+        header, _ = engine.written[-1]
+        assert struct.unpack("=BBHHHH", header)[3] == 600
+
+
+def test_more_flows_than_are_merged_at_once_are_carried_all_the_same() -> None:
+    """Seventy, the first six of which are no longer looked for when they go on."""
+
+    def frame(flow: int) -> bytes:
+        ip = IP(src=IP4_A, dst=IP4_B, flags="DF")
+        return between(MAC_A, MAC_B, udp4(bytes([flow]) * 64, ip=ip, sport=5000 + flow))
+
+    def interleaved(engine: Twin) -> None:
+        engine.from_vtep(*encapsulated(frame(0)))
+        engine.written.clear()
+        flows = (*range(70), *range(69, 19, -1), *range(5))
+        engine.from_vtep(*encapsulated(*map(frame, flows)))
+        assert len(engine.written) == 70 + 5
+        assert sum(frame.count(bytes([69]) * 64) for _, frame in engine.written) == 2
+
+    run_both(twin, assert_alike, [interleaved])
 
 
 def between(source: Mac, destination: Mac, octets: bytes) -> bytes:

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 use crate::hash::Seeded;
+use crate::sys::Host;
 
 /// Buckets remembered; beyond that the longest-idle one is forgotten (it was full anyway).
 const SOURCES_MAX: usize = 4096;
@@ -89,7 +90,7 @@ impl<S: Copy + Eq + Hash> FairBuckets<S> {
     }
 }
 
-/// Who asks: a station behind the device, or a VTEP by its number.
+/// Who asks: a station behind the device, or a VTEP, whatever it asks about several networks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Source {
     /// Behind the device.
@@ -97,7 +98,7 @@ pub enum Source {
     /// Behind the device of a network of bare packets.
     Address([u8; 4]),
     /// Behind the tunnel.
-    Vtep(u32),
+    Vtep(Host),
 }
 
 /// Separate limits for three kinds of upcalls, fair by source.

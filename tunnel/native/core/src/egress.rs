@@ -26,9 +26,9 @@ use crate::batch::{Buffers, Fill, Message, Piece, Place};
 use crate::bucket::Source;
 use crate::ecn::inner_ecn_untrusted;
 use crate::entropy::flow_hash_untrusted;
-use crate::flows::{Key, NO_PORTS, Owner, Verdict};
+use crate::flows::{Key, NO_PORTS, Owner, Selector, Verdict};
 use crate::lane::{HEADER_LENGTH, Lane, Network, Point, Work};
-use crate::octets::{ETHERNET_LENGTH, FRAGMENT, IPV4, IPV6, SYN, TCP, octet, word};
+use crate::octets::{ETHERNET_LENGTH, FRAGMENT, IPV4, NO_OPTIONS, SYN, TCP, octet, word};
 use crate::packet::{LEAD, source_of_untrusted};
 use crate::reason::Reason;
 use crate::repair::syn_mss_untrusted;
@@ -154,9 +154,10 @@ impl Lane {
             self.book.show(Point::DeviceRead, Some(network), frame.to_vec(), None);
         }
         let Some(network_) = self.networks.get_mut(network as usize).and_then(Option::as_mut) else { return };
-        let ethertype = word(frame, 12);
+        // IPv4 without options, untagged: where everything stands is known.  Any other wants a closer look.
+        let is_plain = word(frame, 12) == Some(IPV4) && octet(frame, 14) == Some(NO_OPTIONS);
         let is_syn = octet(frame, 23) == Some(TCP) && octet(frame, 47).is_some_and(|flags| flags & SYN != 0);
-        if (is_syn || ethertype == Some(IPV6))
+        if (is_syn || !is_plain)
             && let Some(mss) = syn_mss_untrusted(frame)
         {
             network_.limits.segments.hold().note(turned(frame), mss);
@@ -176,13 +177,12 @@ impl Lane {
         let verdict = flow.verdict;
         if let Verdict::Encapsulate(vtep) = verdict {
             let is_whole = word(frame, 20).is_some_and(|field| field & FRAGMENT == 0);
-            let ports = if ethertype == Some(IPV4) && is_whole { frame.get(26..38) } else { None };
-            let selector = ports.and_then(|octets| octets.try_into().ok()).unwrap_or(NO_PORTS);
+            let selector = if is_plain && is_whole { selector_of(frame) } else { None }.unwrap_or(NO_PORTS);
             if selector == NO_PORTS || selector != flow.selector {
                 flow.selector = selector;
-                flow.entropy = flow_hash_untrusted(frame);
+                flow.entropy = flow_hash_untrusted(frame) as u16;
             }
-            let mark = Mark { entropy: flow.entropy, ecn: inner_ecn_untrusted(frame) };
+            let mark = Mark { entropy: flow.entropy.into(), ecn: inner_ecn_untrusted(frame) };
             self.offer(network, vtep, arena, datagram, vnet, mark);
         } else {
             self.carry_verdict(network, verdict, arena, datagram, vnet, now);
@@ -540,18 +540,17 @@ impl Lane {
     fn send_singly(&mut self, vtep: u32, sender: Option<i32>, ecn: u8, datagrams: &[Vec<u8>], number: i32) {
         let mut is_segmentation = false;
         for (index, datagram) in datagrams.iter().enumerate() {
+            let sent_before = self.book.sent;
             let mut single = crate::batch::Door::default();
             let piece = Piece { place: Place::Arena, at: 0, length: datagram.len() as u32 };
             single.add(piece, ecn, Fill { has_gso: false, segments_max: 1 });
             let buffers = Buffers { arena: datagram, scratch: &[] };
             let Some(address) = self.vtep(vtep).map(|vtep| vtep.address) else { return };
             match send(sender, &address, single.messages(), buffers) {
-                Ok(_) => {
-                    is_segmentation |= index == 0 && is_no_segmentation(number);
-                    self.sent(vtep, &single.messages()[0], buffers);
-                }
+                Ok(_) => self.sent(vtep, &single.messages()[0], buffers),
                 Err(error) => self.send_again(vtep, sender, &single.messages()[0], buffers, error),
             }
+            is_segmentation |= index == 0 && self.book.sent > sent_before && is_no_segmentation(number);
         }
         let underlay = self.vtep(vtep).and_then(|vtep| vtep.underlay);
         if let (true, Some(underlay)) = (is_segmentation, underlay) {
@@ -585,6 +584,13 @@ impl Lane {
         let mut writer = crate::ingress::Writer { fd, network, book: &mut self.book, drops: None, hidden: 0 };
         writer.put(Vnet::default(), frame, 1);
     }
+}
+
+/// The selector of a frame of IPv4 without options, untagged.
+fn selector_of(frame: &[u8]) -> Option<Selector> {
+    let mut selector = [octet(frame, 23)?; 13];
+    selector[1..].copy_from_slice(frame.get(26..38)?);
+    Some(selector)
 }
 
 /// Sends messages; how many were taken, or why the first was not.

@@ -41,8 +41,10 @@ pub enum Owner {
     Ingress(u32),
 }
 
-/// The selector of a frame that has no addresses and ports where most have them: nothing to go by.
-pub const NO_PORTS: [u8; 12] = [0; 12];
+/// What tells a frame's flow from others of its MAC pair: protocol, addresses and ports.
+pub type Selector = [u8; 13];
+/// That of a frame that has no addresses and ports where most have them: nothing to go by.
+pub const NO_PORTS: Selector = [0; 13];
 
 /// A verdict remembered, and what it has carried.
 ///
@@ -51,10 +53,10 @@ pub const NO_PORTS: [u8; 12] = [0; 12];
 pub struct Flow {
     /// What was decided.
     pub verdict: Verdict,
-    /// The flow hash that chose the sender.
-    pub entropy: u32,
-    /// The addresses and ports of the last frame, or NO_PORTS; while they stay, so does `entropy`.
-    pub selector: [u8; 12],
+    /// As much of the flow hash as chooses a sender.
+    pub entropy: u16,
+    /// Of the last frame, or NO_PORTS; while it stays, so does `entropy`.
+    pub selector: Selector,
     /// When it last carried.
     pub used_at: f64,
     /// Frames carried.

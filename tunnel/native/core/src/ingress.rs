@@ -7,7 +7,6 @@
 
 use std::io::IoSlice;
 use std::mem;
-use std::os::fd::RawFd;
 
 use crate::discovery::may_be_discovery_untrusted;
 use crate::ecn::{CE, mark_congested_untrusted};
@@ -93,12 +92,15 @@ impl Lane {
         let Some(port_) = self.ports.get(port as usize).and_then(Option::as_ref) else {
             return Work::default();
         };
-        let (fd, of_packets) = (port_.fd, port_.of_packets());
+        let (fd, of_packets, sends_for) = (port_.fd, port_.of_packets(), port_.sends_for);
         let mut buffer = mem::take(&mut self.received);
         let mut groups = mem::take(&mut self.groups);
         let mut arrived = [Arrived { length: 0, host: [0; 16], stride: None, ecn: 0 }; READS_PER_TURN];
         let count = sys::receive_many(fd, &mut buffer, DATAGRAM_ROOM, &mut arrived).unwrap_or_else(|_| {
-            self.hear_refusals_of(fd);
+            // A socket that sends as well is readable, too, while an ICMP error waits: until that is taken.
+            if let Some(underlay) = sends_for {
+                self.hear_refusals(underlay);
+            }
             0
         });
         let mut udp_octets = 0;
@@ -111,20 +113,13 @@ impl Lane {
                 self.receive_packets(network, &buffer[start..start + read.length], read, now);
                 continue;
             }
-            group(&buffer, start, read, port, &mut groups);
+            self.group(&buffer, start, read, port, &mut groups);
         }
         self.receive_groups(&mut buffer, &groups, now);
         groups.clear();
         (self.received, self.groups) = (buffer, groups);
         let run_octets = arrived[..count].iter().filter(|read| read.is_run()).map(|read| read.length).sum();
         Work { arrivals: count, run_octets, is_flooded: udp_octets >= FLOOD_OCTETS, ..Work::default() }
-    }
-
-    /// A socket that sends as well is readable, too, while an ICMP error waits: until that is taken.
-    fn hear_refusals_of(&mut self, fd: RawFd) {
-        if let Some(number) = self.underlays.iter().position(|own| own.senders.contains(&fd)) {
-            self.hear_refusals(number as u32);
-        }
     }
 
     /// Carries what was read: neighbouring groups of one flow together, even from different reads.
@@ -252,6 +247,38 @@ impl Lane {
         self.carry_one(network, vtep, verdict, frame, segment_size);
     }
 
+    /// Sorts what one read gave into groups: a datagram, a super-frame, or a run of equal datagrams cut where the flow
+    /// changes.
+    fn group(&self, buffer: &[u8], start: usize, read: &Arrived, port: u32, groups: &mut Vec<Group>) {
+        let sender = Sender { port, host: read.host, is_marked: read.ecn == CE };
+        let end = start + read.length;
+        let octets = &buffer[start..end];
+        let Some(stride) = read.stride.filter(|stride| *stride < read.length) else {
+            let stride = read.length.max(1);
+            return groups.push(Group { at: start, end, stride, sender, segment_size: None });
+        };
+        let is_super_frame = is_super_frame_untrusted(octets.get(HEADER_LENGTH..).unwrap_or(&[]));
+        if is_super_frame && !self.begins_datagram(port, &octets[stride..]) {
+            let segment_size = Some(stride);
+            return groups.push(Group { at: start, end, stride: read.length, sender, segment_size });
+        }
+        let mut at = start;
+        while at < end {
+            let first = &buffer[at..end.min(at + FLOW_END)];
+            let mut after = at + stride;
+            while after < end && &buffer[after..end.min(after + FLOW_END)] == first {
+                after += stride;
+            }
+            groups.push(Group { at, end: end.min(after), stride, sender, segment_size: None });
+            at = after;
+        }
+    }
+
+    /// Whether a datagram for one of the port's networks may begin there: a VXLAN header of theirs does.
+    fn begins_datagram(&self, port: u32, octets: &[u8]) -> bool {
+        long(octets, 0) == Some(I_WORD) && self.network_of(port, octets).is_some()
+    }
+
     fn network_of(&self, port: u32, datagram: &[u8]) -> Option<u32> {
         let vni_word = long(datagram, 4)?;
         self.ports.get(port as usize)?.as_ref()?.networks.get(&(vni_word >> 8)).copied()
@@ -309,38 +336,6 @@ impl Lane {
             segments_max: bounds.write_segments,
         };
         merge_untrusted(frames, limits, merged, &mut writer);
-    }
-}
-
-/// Sorts what one read gave into groups: a datagram, a super-frame, or a run of equal datagrams cut where the flow
-/// changes.
-fn group(buffer: &[u8], start: usize, read: &Arrived, port: u32, groups: &mut Vec<Group>) {
-    let sender = Sender { port, host: read.host, is_marked: read.ecn == CE };
-    let end = start + read.length;
-    let octets = &buffer[start..end];
-    let stride = read.stride.filter(|stride| *stride < read.length);
-    let Some(stride) = stride else {
-        let stride = read.length.max(1);
-        return groups.push(Group { at: start, end, stride, sender, segment_size: None });
-    };
-    if is_super_frame_untrusted(octets.get(HEADER_LENGTH..).unwrap_or(&[])) {
-        return groups.push(Group {
-            at: start,
-            end,
-            stride: read.length,
-            sender,
-            segment_size: Some(stride),
-        });
-    }
-    let mut at = start;
-    while at < end {
-        let first = &buffer[at..end.min(at + FLOW_END)];
-        let mut after = at + stride;
-        while after < end && &buffer[after..end.min(after + FLOW_END)] == first {
-            after += stride;
-        }
-        groups.push(Group { at, end: end.min(after), stride, sender, segment_size: None });
-        at = after;
     }
 }
 
@@ -414,7 +409,7 @@ mod tests {
         sys::hear_runs(port.as_raw_fd()).unwrap();
         let to = Address::new(&[127, 0, 0, 1], port.local_addr().unwrap().port(), 0).unwrap();
         let (mut lane, _) = lane_of(Some(7));
-        let number = lane.add_port(port.as_raw_fd());
+        let number = lane.add_port(port.as_raw_fd(), None);
         let octets = [7; 1000];
         for (length, segment) in [(1000, None), (RUN, Some(100))] {
             let slices = [IoSlice::new(&octets[..length])];
@@ -427,6 +422,19 @@ mod tests {
             work += lane.drain_port(number, 0.0);
         }
         assert_eq!((work.arrivals, work.run_octets), (2, RUN));
+    }
+
+    #[test]
+    fn a_socket_that_sends_as_well_tells_of_its_own_underlay() {
+        let port = UdpSocket::bind("127.0.0.1:0").unwrap();
+        port.set_nonblocking(true).unwrap();
+        let (mut lane, network) = lane_of(None);
+        let [gone, own] = [(); 2].map(|()| lane.add_underlay(vec![port.as_raw_fd()], true)); // a number used again
+        let number = lane.add_port(port.as_raw_fd(), Some(own));
+        lane.bind(number, WIRE_ID, network).unwrap();
+        lane.drain_port(number, 0.0);
+        let told = [gone, own].map(|underlay| lane.underlays[underlay as usize].is_told_of);
+        assert_eq!(told, [false, true]);
     }
 
     #[test]
@@ -455,7 +463,7 @@ mod tests {
             ];
             for (first, second, expected) in cases {
                 let (mut lane, network) = lane_of(if is_packet { None } else { Some(7) });
-                let number = lane.add_port(port.as_raw_fd());
+                let number = lane.add_port(port.as_raw_fd(), None);
                 if is_packet {
                     lane.bind(number, WIRE_ID, network).unwrap();
                 }

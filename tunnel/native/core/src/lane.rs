@@ -31,8 +31,9 @@ use crate::upcalls::{Notice, Question};
 
 /// Octets of a VXLAN header (RFC 7348 section 5).
 pub const HEADER_LENGTH: usize = 8;
-/// Octets of frames shown to observers that may wait for them.
+/// Octets of memory that frames shown to observers may take while they wait; and what each takes beside its own.
 const SHOWN_OCTETS_MAX: usize = 8 << 20;
+const SHOWN_OCTETS: usize = size_of::<Shown>() + 32;
 
 /// Drops by reason.
 pub type Drops = [u64; REASONS_MAX];
@@ -166,6 +167,8 @@ pub struct Underlay {
 pub struct Port {
     /// The socket.
     pub fd: RawFd,
+    /// The underlay whose only sender it is as well, if any.
+    pub sends_for: Option<u32>,
     /// VNI → network.
     pub networks: HashMap<u32, u32, Seeded>,
 }
@@ -215,8 +218,8 @@ pub struct Book {
     pub delivered: u64,
     /// Ended here, for a reason.
     pub dropped: u64,
-    /// By reason: of no network, then of each by its number.
-    pub drops: Vec<Drops>,
+    /// By reason: of no network, then of each by its number; None: nothing was dropped of it.
+    pub drops: Vec<Option<Box<Drops>>>,
     /// Whether anybody watches.
     pub is_watched: bool,
     /// Frames that waited for an observer in vain: too many at once.
@@ -235,7 +238,7 @@ impl Book {
             returned: 0,
             delivered: 0,
             dropped: 0,
-            drops: vec![[0; REASONS_MAX]],
+            drops: vec![None],
             is_watched: false,
             unseen: 0,
             shown: VecDeque::new(),
@@ -253,8 +256,7 @@ impl Book {
         of_vtep: Option<&mut Drops>,
         frames: u64,
     ) {
-        self.dropped += frames;
-        self.drops[network.map_or(0, |network| network as usize + 1)][usize::from(reason.0)] += frames;
+        self.count(reason, network, frames);
         if let Some(drops) = of_vtep {
             drops[usize::from(reason.0)] += frames;
         }
@@ -263,23 +265,32 @@ impl Book {
         }
     }
 
+    fn count(&mut self, reason: Reason, network: Option<u32>, frames: u64) {
+        self.dropped += frames;
+        let drops = &mut self.drops[network.map_or(0, |network| network as usize + 1)];
+        drops.get_or_insert_with(|| Box::new([0; REASONS_MAX]))[usize::from(reason.0)] += frames;
+    }
+
     /// Keeps one frame for the observers, if there is room.
     pub fn show(&mut self, point: Point, network: Option<u32>, frame: Vec<u8>, reason: Option<Reason>) {
-        if self.shown_octets + frame.len() > SHOWN_OCTETS_MAX {
+        let octets = frame.len() + SHOWN_OCTETS;
+        if self.shown_octets + octets > SHOWN_OCTETS_MAX {
             self.unseen += 1;
             return;
         }
         if self.shown.is_empty() {
             self.bell.ring();
         }
-        self.shown_octets += frame.len();
+        self.shown_octets += octets;
         self.shown.push_back(Shown { point, network, frame, reason });
     }
 
-    /// What is to be shown, oldest first.
-    pub fn take_shown(&mut self) -> VecDeque<Shown> {
-        self.shown_octets = 0;
-        std::mem::take(&mut self.shown)
+    /// What is to be shown, oldest first, and so many at most.
+    pub fn take_shown(&mut self, most: usize) -> VecDeque<Shown> {
+        let rest = self.shown.split_off(most.min(self.shown.len()));
+        let shown = std::mem::replace(&mut self.shown, rest);
+        self.shown_octets -= shown.iter().map(|each| each.frame.len() + SHOWN_OCTETS).sum::<usize>();
+        shown
     }
 }
 
@@ -338,10 +349,10 @@ impl std::ops::AddAssign for Work {
 pub struct Lane {
     /// What was counted.
     pub book: Book,
+    /// By number; None: it left.  Numbers only grow, so what left keeps no more room than a pointer.
+    pub networks: Vec<Option<Box<Network>>>,
     /// By number; None: it left.
-    pub networks: Vec<Option<Network>>,
-    /// By number; None: it left.
-    pub vteps: Vec<Option<Vtep>>,
+    pub vteps: Vec<Option<Box<Vtep>>>,
     /// By number.
     pub underlays: Vec<Underlay>,
     /// By number; None: it left.
@@ -411,7 +422,7 @@ impl Lane {
         if let Some(vni) = settings.vni {
             header[4..].copy_from_slice(&(vni << 8).to_be_bytes());
         }
-        self.networks.push(Some(Network {
+        self.networks.push(Some(Box::new(Network {
             header,
             device: -1,
             overlay_mtu: 0,
@@ -425,8 +436,8 @@ impl Lane {
             hosts: HashMap::with_hasher(Seeded::new()),
             flood: vec![],
             limits,
-        }));
-        self.book.drops.push([0; REASONS_MAX]);
+        })));
+        self.book.drops.push(None);
         number
     }
 
@@ -466,9 +477,9 @@ impl Lane {
         (self.underlays.len() - 1) as u32
     }
 
-    /// One more port; its number.
-    pub fn add_port(&mut self, fd: RawFd) -> u32 {
-        self.ports.push(Some(Port { fd, networks: HashMap::with_hasher(Seeded::new()) }));
+    /// One more port, whose socket may be the sender of an underlay; its number.
+    pub fn add_port(&mut self, fd: RawFd, sends_for: Option<u32>) -> u32 {
+        self.ports.push(Some(Port { fd, sends_for, networks: HashMap::with_hasher(Seeded::new()) }));
         (self.ports.len() - 1) as u32
     }
 
@@ -494,7 +505,7 @@ impl Lane {
     /// One more VTEP of the network, not reached yet; its number.
     pub fn add_vtep(&mut self, network: u32, address: Address) -> u32 {
         let number = self.vteps.len() as u32;
-        self.vteps.push(Some(Vtep {
+        self.vteps.push(Some(Box::new(Vtep {
             network,
             address,
             host: address.host(),
@@ -507,7 +518,7 @@ impl Lane {
             wants_door: self.network(network).is_some_and(|network| network.subnets.is_none()),
             traffic: Traffic::default(),
             drops: [0; REASONS_MAX],
-        }));
+        })));
         number
     }
 
@@ -619,15 +630,13 @@ impl Lane {
     /// The kernel dropped these before we could read them: received on our behalf, and lost.
     pub fn lost_before(&mut self, reason: Reason, network: Option<u32>, frames: u64) {
         self.book.received += frames;
-        self.book.dropped += frames;
-        self.book.drops[network.map_or(0, |network| network as usize + 1)][usize::from(reason.0)] += frames;
+        self.book.count(reason, network, frames);
     }
 
     /// Frames counted as sent were reported undeliverable: they were not sent after all.
     pub fn lost_after(&mut self, reason: Reason, network: Option<u32>, vtep: Option<u32>, frames: u64) {
         self.book.returned += frames;
-        self.book.dropped += frames;
-        self.book.drops[network.map_or(0, |network| network as usize + 1)][usize::from(reason.0)] += frames;
+        self.book.count(reason, network, frames);
         if let Some(vtep) = vtep.and_then(|vtep| self.vteps.get_mut(vtep as usize)?.as_mut()) {
             vtep.drops[usize::from(reason.0)] += frames;
         }
@@ -653,16 +662,16 @@ impl Lane {
 
     /// The network of that number, unless it left.
     pub fn network(&self, number: u32) -> Option<&Network> {
-        self.networks.get(number as usize)?.as_ref()
+        self.networks.get(number as usize)?.as_deref()
     }
 
     pub(crate) fn network_mut(&mut self, number: u32) -> Option<&mut Network> {
-        self.networks.get_mut(number as usize)?.as_mut()
+        self.networks.get_mut(number as usize)?.as_deref_mut()
     }
 
     /// The VTEP of that number, unless it left.
     pub fn vtep(&self, number: u32) -> Option<&Vtep> {
-        self.vteps.get(number as usize)?.as_ref()
+        self.vteps.get(number as usize)?.as_deref()
     }
 }
 

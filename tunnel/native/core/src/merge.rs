@@ -8,8 +8,8 @@
 
 use crate::checksum::{WORD_MAX, folded, negative, word_sum};
 use crate::octets::{
-    ACK, ETHERNET_LENGTH, FRAGMENT, IPV4, IPV6, PSH, TAGS_MAX, TCP, TCP_CHECKSUM, TCP_LENGTH, UDP,
-    UDP_CHECKSUM, UDP_LENGTH, is_tag, long, octet, put_word, word,
+    ACK, ETHERNET_LENGTH, FRAGMENT, IPV4, IPV6, NO_OPTIONS, PSH, TAGS_MAX, TCP, TCP_CHECKSUM, TCP_LENGTH,
+    UDP, UDP_CHECKSUM, UDP_LENGTH, is_tag, long, octet, put_word, word,
 };
 use crate::reason::Reason;
 use crate::repair::{Way, repair_untrusted};
@@ -22,6 +22,8 @@ const PACKET_MAX: usize = 65_535; // octets of IP (RFC 791 section 3.1)
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
 /// Octets of Ethernet, IPv4 and TCP with timestamps, and nothing in it.
 const ACKNOWLEDGMENT_LENGTH: usize = 66;
+/// Flows merged at once, among which each frame's is looked for; one more ends the oldest run.
+const OPEN_RUNS_MAX: usize = 64;
 const NONE: u32 = u32::MAX;
 
 /// What bounds a run.
@@ -140,15 +142,18 @@ impl<'a> Merge<'a> {
                 let run = open[place].1;
                 if self.join(run, at, &segment) {
                     if self.runs[run].is_over {
-                        open.swap_remove(place);
+                        open.remove(place);
                     }
                     continue;
                 }
-                open.swap_remove(place);
+                open.remove(place);
             }
             match segment.shape {
                 Some(shape) if !segment.is_pushed => {
                     let run = self.start(at, shape, limits.segments_max);
+                    if open.len() == OPEN_RUNS_MAX {
+                        open.remove(0);
+                    }
                     if !self.runs[run].is_over {
                         open.push((segment.flow, run));
                     }
@@ -346,7 +351,7 @@ fn locate(frame: &[u8]) -> Option<(u8, u8, usize, usize)> {
         }
         let ethertype = word(frame, at - 2)?;
         if ethertype == IPV4 {
-            let is_sound = frame[at] == 0x45
+            let is_sound = frame[at] == NO_OPTIONS
                 && word(frame, at + 6)? & FRAGMENT == 0
                 && at + usize::from(word(frame, at + 2)?) == length;
             return is_sound.then_some((4, frame[at + 9], at, at + 20));

@@ -14,6 +14,9 @@ pub const ETHERNET_LENGTH: usize = 14;
 /// As deep as tags are looked through.
 pub const TAGS_MAX: usize = 8;
 
+/// Version 4, and five words of header: IPv4 without options (RFC 791 section 3.1).
+pub const NO_OPTIONS: u8 = 0x45;
+
 /// Protocol numbers.
 pub const TCP: u8 = 6;
 /// UDP.

@@ -76,11 +76,12 @@ impl Lane {
         let forwarded = forward_untrusted(frame);
         let Lane { networks, vteps, book, .. } = self;
         let vtep_ = vteps.get_mut(vtep as usize)?.as_mut()?;
+        let source = Source::Vtep(vtep_.host);
         let length = match forwarded {
             Ok(length) => length,
             Err(reason) => {
                 book.drop(reason, Some(network), frame, Some(&mut vtep_.drops), 1);
-                if reason == Reason::TTL_EXPIRED && self.meter.hold().errors.take(Source::Vtep(vtep), now) {
+                if reason == Reason::TTL_EXPIRED && self.meter.hold().errors.take(source, now) {
                     let frame = frame.to_vec();
                     self.notice(Notice::Refused { network, vtep: Some(vtep), reason, frame });
                 }
@@ -97,7 +98,7 @@ impl Lane {
         let key = networks.get(network as usize)?.as_ref()?.subnets.as_ref()?.ingress_key(frame);
         let Some(flow) = vtep_.ingress.find(&key) else {
             let held = Held { frame: frame.to_vec(), vnet: Vnet::default(), segment_size: None };
-            let about = About { key: Some(key), source: Source::Vtep(vtep), is_discovery: false };
+            let about = About { key: Some(key), source, is_discovery: false };
             self.ask_about(Owner::Ingress(vtep), network, about, held, now);
             return None;
         };

@@ -157,7 +157,8 @@ fn repair_udp(frame: &[u8], packet: &Packet, way: Way) -> Result<Vnet, Reason> {
 
 /// Whether what came with a `UDP_GRO` value is one super-frame, and no run of datagrams.
 ///
-/// Only the inner length tells: a super-frame's IP packet reaches the end of what was read.
+/// The inner length tells: a super-frame's IP packet ends where what was read does.  Who writes that length may lie: the
+/// caller looks whether a further datagram begins where the second of a run would.
 pub fn is_super_frame_untrusted(frame: &[u8]) -> bool {
     let length = frame.len();
     let mut at = ETHERNET_LENGTH;
@@ -171,8 +172,8 @@ pub fn is_super_frame_untrusted(frame: &[u8]) -> bool {
         return false;
     }
     match word(frame, at - 2) {
-        Some(IPV4) => word(frame, at + 2).is_some_and(|total| at + usize::from(total) >= length),
-        Some(IPV6) => word(frame, at + 4).is_some_and(|payload| at + 40 + usize::from(payload) >= length),
+        Some(IPV4) => word(frame, at + 2).is_some_and(|total| at + usize::from(total) == length),
+        Some(IPV6) => word(frame, at + 4).is_some_and(|payload| at + 40 + usize::from(payload) == length),
         _ => false,
     }
 }

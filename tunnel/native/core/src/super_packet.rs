@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::checksum::{WORD_MAX, folded, negative, word_sum};
 use crate::lane::HEADER_LENGTH;
-use crate::octets::{ETHERNET_LENGTH, IPV4, IPV6, UDP, put_word};
+use crate::octets::{ETHERNET_LENGTH, IPV4, IPV6, NO_OPTIONS, UDP, put_word};
 use crate::split::Cut;
 use crate::sys::Owned;
 use crate::vnet::{NEEDS_CSUM, Vnet};
@@ -105,7 +105,7 @@ impl SuperDoor {
         let is_v4 = self.hop.source.len() == 4;
         put_word(header, 36, if is_v4 { IPV4 } else { IPV6 });
         let addresses_at = if is_v4 {
-            header[ip_at] = 0x45;
+            header[ip_at] = NO_OPTIONS;
             put_word(header, ip_at + 6, DONT_FRAGMENT);
             (header[ip_at + 8], header[ip_at + 9]) = (HOP_LIMIT, UDP);
             ip_at + 12

@@ -71,9 +71,12 @@ impl CoreWaits {
 
 /// Has a thread run on one core only.
 pub fn pin<T>(thread: &JoinHandle<T>, core: usize) -> Result<()> {
+    if core >= libc::CPU_SETSIZE as usize {
+        return Err(Error::from_raw_os_error(libc::EINVAL));
+    }
     // SAFETY: a set of zeros is the empty one.
     let mut only: libc::cpu_set_t = unsafe { zeroed() };
-    // SAFETY: a core beyond the set's end makes it panic, not write there.
+    // SAFETY: the core is one of those that a set has.
     unsafe { libc::CPU_SET(core, &mut only) };
     // SAFETY: who holds the handle has not joined the thread; the set is read, and no more of it than it has.
     match unsafe { libc::pthread_setaffinity_np(thread.as_pthread_t(), size_of_val(&only), &only) } {

@@ -8,7 +8,7 @@ use crate::checksum::{negative, word_sum};
 use crate::flows::{Key, Remembered, Verdict};
 use crate::lane::{Bounds, Lane, NetworkSettings};
 use crate::limits::{NetworkLimits, Shared};
-use crate::octets::{TCP, UDP, put_long, put_word};
+use crate::octets::{NO_OPTIONS, TCP, UDP, put_long, put_word};
 use crate::sys::{Bell, Waiter};
 use crate::vnet::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
 
@@ -140,7 +140,7 @@ impl Made {
         let l4_length = frame.len() - l4_at;
         if self.version == 4 {
             put_word(&mut frame, network_at - 2, 0x0800);
-            frame[network_at] = 0x45;
+            frame[network_at] = NO_OPTIONS;
             put_word(&mut frame, network_at + 2, (20 + l4_length) as u16);
             put_word(&mut frame, network_at + 4, self.identification);
             frame[network_at + 6] = 0x40;

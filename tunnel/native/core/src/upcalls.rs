@@ -24,7 +24,7 @@ const QUESTIONS_MAX: usize = 1 << 16;
 const TIMEOUT_SECONDS: f64 = 1.0;
 /// Octets of a frame that a question carries: every header a decision reads.
 pub const HEADERS_MAX: usize = 2048;
-/// Notices that may wait; what is beyond is counted as a drop already and merely not told.
+/// Notices of frames that may wait; what is beyond is counted as a drop already and merely not told.
 const NOTICES_MAX: usize = 1024;
 
 /// A frame that waits, with what was known of it beside its octets.
@@ -44,13 +44,14 @@ pub struct Question {
     pub network: u32,
     /// The VTEP it came from; None on egress.
     pub vtep: Option<u32>,
-    key: Option<Key>,
+    about: About,
     asked_at: f64,
     held: std::collections::VecDeque<Held>,
     octets: usize,
 }
 
 /// What a question is about.
+#[derive(Clone, Copy)]
 pub(crate) struct About {
     /// Of the flow; None: the answer is true of one frame alone.
     pub key: Option<Key>,
@@ -145,10 +146,8 @@ impl Lane {
         // Each question is another one, and what is torn is no frame of the flow it seems to belong to.
         let is_flow = !is_discovery && frame.len() >= ETHERNET_LENGTH;
         let key = if is_flow { frame.first_chunk::<12>().copied() } else { None };
-        let source = match vtep {
-            Some(vtep) => Source::Vtep(vtep),
-            None => Source::Mac(source_mac(frame)),
-        };
+        let from = vtep.and_then(|vtep| self.vtep(vtep));
+        let source = from.map_or_else(|| Source::Mac(source_mac(frame)), |vtep| Source::Vtep(vtep.host));
         self.ask_about(owner, network, About { key, source, is_discovery }, held, now);
     }
 
@@ -168,7 +167,7 @@ impl Lane {
                 if self.questions.len() >= QUESTIONS_MAX {
                     return self.drop_held(Reason::UPCALL_OVERFLOW, network, vtep, &held);
                 }
-                self.open_question(owner, network, about.key, now)
+                self.open_question(owner, network, about, now)
             }
         };
         let octets = held.frame.len();
@@ -194,13 +193,13 @@ impl Lane {
         bucket.take(about.source, now)
     }
 
-    fn open_question(&mut self, owner: Owner, network: u32, key: Option<Key>, now: f64) -> u64 {
+    fn open_question(&mut self, owner: Owner, network: u32, about: About, now: f64) -> u64 {
         self.question_number += 1;
         let number = self.question_number;
         let vtep = if let Owner::Ingress(vtep) = owner { Some(vtep) } else { None };
-        let question = Question { network, vtep, key, asked_at: now, held: Default::default(), octets: 0 };
+        let question = Question { network, vtep, about, asked_at: now, held: Default::default(), octets: 0 };
         self.questions.insert(number, question);
-        if let (Some(key), Some(table)) = (key, self.table(owner)) {
+        if let (Some(key), Some(table)) = (about.key, self.table(owner)) {
             table.pending.insert(key, number);
         }
         if self.asked.is_empty() {
@@ -210,9 +209,10 @@ impl Lane {
         number
     }
 
-    /// Tells the loop thread something.
+    /// Tells the loop thread something; what is not about a frame comes once, and is never left out.
     pub(crate) fn notice(&mut self, notice: Notice) {
-        if self.notices.len() < NOTICES_MAX {
+        let is_of_a_frame = matches!(notice, Notice::TooBig { .. } | Notice::Refused { .. });
+        if !is_of_a_frame || self.notices.len() < NOTICES_MAX {
             // Each kind by itself: the loop thread takes questions first, and new ones may come before it takes these.
             if self.notices.is_empty() {
                 self.bell.ring();
@@ -257,7 +257,8 @@ impl Lane {
     /// Does what was decided with what waited.
     ///
     /// Without a memory the verdict was true of the first frame alone: the headers of the next one that waits come
-    /// back, to be asked about.  With one the flow is remembered and all is carried.
+    /// back, to be asked about, which is metered as a question of its own; what comes later asks anew.  With one the
+    /// flow is remembered and all is carried.
     pub fn answer(
         &mut self,
         number: u64,
@@ -273,19 +274,11 @@ impl Lane {
         }
         let owner = vtep.map_or(Owner::Egress(network), Owner::Ingress);
         let Some(memory) = memory else {
-            let question = self.questions.get_mut(&number)?;
-            let first = question.held.pop_front();
-            if let Some(held) = first {
-                question.octets -= held.frame.len();
-                self.release(&held);
+            self.wait_no_more(number);
+            if let Some(held) = self.take_first(number) {
                 self.carry(network, vtep, answer, held, now);
             }
-            let next = self.questions.get(&number).and_then(|question| question.held.front());
-            let next = next.map(|held| self.told_of(network, &held.frame));
-            if next.is_none() {
-                self.close_question(number);
-            }
-            return next;
+            return self.next_of(number, now);
         };
         let question = self.close_question(number)?;
         if let Answer::Verdict(verdict) = answer {
@@ -314,6 +307,43 @@ impl Lane {
             self.carry(network, vtep, answer, held, now);
         }
         None
+    }
+
+    /// The headers of the next frame that waits and may ask; those before it that may not are dropped.  None: none does.
+    fn next_of(&mut self, number: u64, now: f64) -> Option<Vec<u8>> {
+        while let Some(question) = self.questions.get(&number)
+            && !question.held.is_empty()
+        {
+            let (network, vtep, about) = (question.network, question.vtep, question.about);
+            if self.may_ask(&about, now) {
+                let next = self.questions.get(&number)?.held.front()?;
+                return Some(self.told_of(network, &next.frame));
+            }
+            if let Some(held) = self.take_first(number) {
+                self.drop_held(Reason::UPCALL_LIMIT, network, vtep, &held);
+            }
+        }
+        self.close_question(number);
+        None
+    }
+
+    fn take_first(&mut self, number: u64) -> Option<Held> {
+        let question = self.questions.get_mut(&number)?;
+        let held = question.held.pop_front()?;
+        question.octets -= held.frame.len();
+        self.release(&held);
+        Some(held)
+    }
+
+    /// Further frames of the question's flow open another one.
+    fn wait_no_more(&mut self, number: u64) {
+        let Some(question) = self.questions.get_mut(&number) else { return };
+        let owner = question.vtep.map_or(Owner::Egress(question.network), Owner::Ingress);
+        if let Some(key) = question.about.key.take()
+            && let Some(table) = self.table(owner)
+        {
+            table.pending.remove(&key);
+        }
     }
 
     fn carry(&mut self, network: u32, vtep: Option<u32>, answer: &Answer, held: Held, now: f64) {
@@ -352,14 +382,8 @@ impl Lane {
     }
 
     fn close_question(&mut self, number: u64) -> Option<Question> {
-        let question = self.questions.remove(&number)?;
-        let owner = question.vtep.map_or(Owner::Egress(question.network), Owner::Ingress);
-        if let Some(key) = question.key
-            && let Some(table) = self.table(owner)
-        {
-            table.pending.remove(&key);
-        }
-        Some(question)
+        self.wait_no_more(number);
+        self.questions.remove(&number)
     }
 
     fn release(&mut self, held: &Held) {
@@ -394,4 +418,73 @@ pub(crate) fn source_mac(frame: &[u8]) -> [u8; 6] {
         *octet = *found;
     }
     mac
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::{FairBuckets, Meter};
+    use crate::limits::Shared;
+    use crate::reason::Reason;
+    use crate::sys::Address;
+    use crate::testing::lane_of;
+
+    fn ask(lane: &mut Lane, owner: Owner, network: u32, station: u8) {
+        let frame = [&[2; 6][..], &[2, 0, 0, 0, 0, station], b"\x81\0"].concat();
+        lane.book.received += 1;
+        lane.ask(owner, network, Held { frame, vnet: Vnet::default(), segment_size: None }, 0.0);
+    }
+
+    fn drops(lane: &Lane, network: u32, reason: Reason) -> u64 {
+        lane.book.drops[network as usize + 1].as_ref().map_or(0, |drops| drops[usize::from(reason.0)])
+    }
+
+    const MALFORMED: Answer = Answer::Verdict(Verdict::Drop(Reason::INNER_MALFORMED));
+
+    #[test]
+    fn behind_an_answer_for_one_frame_alone_nothing_joins_the_question() {
+        let (mut lane, network) = lane_of(Some(7));
+        let owner = Owner::Egress(network);
+        ask(&mut lane, owner, network, 1);
+        ask(&mut lane, owner, network, 1);
+        let (first, ..) = lane.next_question().unwrap();
+        assert!(lane.answer(first, &MALFORMED, None, 0.0).is_some(), "the second one waits");
+        ask(&mut lane, owner, network, 1);
+        assert!(lane.answer(first, &MALFORMED, None, 0.0).is_none(), "the third is another question's");
+        let (second, ..) = lane.next_question().unwrap();
+        assert_ne!(first, second);
+        assert!(lane.answer(second, &MALFORMED, None, 0.0).is_none());
+        assert_eq!((drops(&lane, network, Reason::INNER_MALFORMED), lane.held()), (3, 0));
+    }
+
+    #[test]
+    fn frames_whose_answers_hold_for_them_alone_are_metered_one_by_one() {
+        let (mut lane, network) = lane_of(Some(7));
+        let mut meter = Meter::new(0.0);
+        meter.new_flows = FairBuckets::new((2.0, 4.0), 0.0); // half of it is one source's
+        lane.meter = Shared::new(meter);
+        for _ in 0..5 {
+            ask(&mut lane, Owner::Egress(network), network, 1);
+        }
+        let (number, ..) = lane.next_question().unwrap();
+        assert!(lane.answer(number, &MALFORMED, None, 0.0).is_some());
+        assert!(lane.answer(number, &MALFORMED, None, 0.0).is_none());
+        assert_eq!(drops(&lane, network, Reason::INNER_MALFORMED), 2);
+        assert_eq!((drops(&lane, network, Reason::UPCALL_LIMIT), lane.held()), (3, 0));
+    }
+
+    #[test]
+    fn a_vtep_has_one_share_whatever_networks_it_asks_about() {
+        let (mut lane, network) = lane_of(Some(7));
+        let mut meter = Meter::new(0.0);
+        meter.new_flows = FairBuckets::new((2.0, 4.0), 0.0);
+        lane.meter = Shared::new(meter);
+        let vteps: Vec<u32> = [[192, 0, 2, 1], [192, 0, 2, 1], [192, 0, 2, 2]]
+            .map(|host| lane.add_vtep(network, Address::new(&host, 4789, 0).unwrap()))
+            .into();
+        for (vtep, limited) in [(0, 0), (1, 0), (0, 1), (1, 2), (2, 2)] {
+            ask(&mut lane, Owner::Ingress(vteps[vtep]), network, limited as u8 + 10 * vtep as u8);
+            assert_eq!(drops(&lane, network, Reason::UPCALL_LIMIT), limited, "{vtep}");
+        }
+    }
 }

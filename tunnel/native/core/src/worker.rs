@@ -396,9 +396,11 @@ mod tests {
         let engine = Engine::new(BOUNDS, 1).unwrap();
         engine.start(&[core]).unwrap();
         engine.stop();
-        let engine = Engine::new(BOUNDS, 1).unwrap();
-        assert_eq!(engine.start(&[1023]).unwrap_err().raw_os_error(), Some(libc::EINVAL));
-        engine.stop();
+        for absent in [1023, libc::CPU_SETSIZE as usize, usize::MAX] {
+            let engine = Engine::new(BOUNDS, 1).unwrap();
+            assert_eq!(engine.start(&[absent]).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+            engine.stop();
+        }
     }
 
     #[test]

@@ -14,6 +14,8 @@ use pyo3::prelude::*;
 /// The native engine.
 #[pymodule]
 mod _native {
+    use std::collections::BTreeMap;
+    use std::iter;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use pyo3::exceptions::PyValueError;
@@ -40,7 +42,9 @@ mod _native {
     type QuestionRow<'py> = (u64, u32, Option<u32>, Bound<'py, PyBytes>);
     type ShownRow<'py> = (u8, Option<u32>, Bound<'py, PyBytes>, Option<u8>);
     type HopRow = ([u8; 6], [u8; 6], bool, Vec<u8>, Vec<u8>, u16, Vec<u16>);
-    type VtepRow = (u32, u64, u64, u64, u64, Vec<(u8, u64)>);
+    type Counts = Vec<(u8, u64)>;
+    type DropsRow = (Option<u32>, Counts);
+    type VtepRow = (u32, u64, u64, u64, u64, Counts);
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -198,10 +202,11 @@ mod _native {
             });
         }
 
-        /// A socket for each lane.
-        fn add_port(&self, py: Python<'_>, sockets: Vec<i32>) -> u32 {
+        /// A socket for each lane, which may be the only sender of an underlay as well.
+        #[pyo3(signature = (sockets, sends_for=None))]
+        fn add_port(&self, py: Python<'_>, sockets: Vec<i32>, sends_for: Option<u32>) -> u32 {
             let mut sockets = sockets.into_iter();
-            self.change(py, |lane| lane.add_port(sockets.next().unwrap_or(-1)))
+            self.change(py, |lane| lane.add_port(sockets.next().unwrap_or(-1), sends_for))
         }
 
         fn remove_port(&self, py: Python<'_>, port: u32) {
@@ -377,8 +382,9 @@ mod _native {
             self.change(py, |lane| lane.book.is_watched = is_watched);
         }
 
-        fn shown<'py>(&self, py: Python<'py>) -> Vec<ShownRow<'py>> {
-            let shown = self.look(py, |lane| lane.book.take_shown());
+        /// So many of each lane at most.
+        fn shown<'py>(&self, py: Python<'py>, most: usize) -> Vec<ShownRow<'py>> {
+            let shown = self.look(py, |lane| lane.book.take_shown(most));
             let row = |shown: weft_core::lane::Shown| {
                 let frame = PyBytes::new(py, &shown.frame);
                 (shown.point as u8, shown.network, frame, shown.reason.map(|reason| reason.0))
@@ -402,31 +408,34 @@ mod _native {
             [received, generated, sent.saturating_sub(returned), delivered, dropped, held]
         }
 
-        /// Of no network, then of each network by its number: (reason, count).
-        fn drops(&self, py: Python<'_>) -> Vec<Vec<(u8, u64)>> {
-            let books = self.look(py, |lane| lane.book.drops.clone());
-            let networks = 0..books.iter().map(Vec::len).max().unwrap_or(0); // a broken lane learns of no new one
-            let of = |network: usize| {
-                books.iter().filter_map(|drops| drops.get(network).copied()).fold([0; REASONS_MAX], summed)
-            };
-            networks.map(|network| counted(&of(network))).collect()
+        /// Of no network (None) and of each by its number, where anything was dropped: (reason, count).
+        fn drops(&self, py: Python<'_>) -> Vec<DropsRow> {
+            let mut sums: BTreeMap<Option<u32>, Drops> = BTreeMap::new();
+            self.look(py, |lane| {
+                let numbers = iter::once(None).chain((0..).map(Some));
+                for (network, drops) in numbers.zip(&lane.book.drops) {
+                    let Some(drops) = drops else { continue };
+                    let sum = sums.entry(network).or_insert([0; REASONS_MAX]);
+                    *sum = summed(*sum, **drops);
+                }
+            });
+            sums.into_iter().map(|(network, drops)| (network, counted(&drops))).collect()
         }
 
         /// Of each VTEP: number; sent frames, octets; received frames, octets; (reason, count).
         fn vteps(&self, py: Python<'_>) -> Vec<VtepRow> {
-            let mut sums: Vec<Option<([u64; 4], Drops)>> = vec![];
+            let mut sums: BTreeMap<u32, ([u64; 4], Drops)> = BTreeMap::new();
             self.look(py, |lane| {
-                sums.resize(sums.len().max(lane.vteps.len()), None);
-                for (sum, vtep) in sums.iter_mut().zip(&lane.vteps) {
+                for (number, vtep) in (0..).zip(&lane.vteps) {
                     let Some(vtep) = vtep else { continue };
                     let Traffic { sent_frames, sent_octets, received_frames, received_octets } = vtep.traffic;
                     let traffic = [sent_frames, sent_octets, received_frames, received_octets];
-                    let (known, drops) = sum.unwrap_or(([0; 4], [0; REASONS_MAX]));
-                    *sum = Some((summed(known, traffic), summed(drops, vtep.drops)));
+                    let (known, drops) = sums.entry(number).or_insert(([0; 4], [0; REASONS_MAX]));
+                    (*known, *drops) = (summed(*known, traffic), summed(*drops, vtep.drops));
                 }
             });
-            let known = (0..).zip(sums).filter_map(|(number, sum)| Some((number, sum?)));
-            known.map(|(number, ([a, b, c, d], drops))| (number, a, b, c, d, counted(&drops))).collect()
+            let rows = sums.into_iter();
+            rows.map(|(number, ([a, b, c, d], drops))| (number, a, b, c, d, counted(&drops))).collect()
         }
 
         /// How many lanes there are.
@@ -504,7 +513,7 @@ mod _native {
         std::array::from_fn(|at| one[at] + other[at])
     }
 
-    fn counted(drops: &Drops) -> Vec<(u8, u64)> {
+    fn counted(drops: &Drops) -> Counts {
         let numbered = drops.iter().enumerate().filter(|(_, count)| **count > 0);
         numbered.map(|(reason, count)| (reason as u8, *count)).collect()
     }

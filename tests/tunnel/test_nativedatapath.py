@@ -266,19 +266,18 @@ def test_questions_beyond_a_turns_time_are_answered_in_the_next(monkeypatch: pyt
         assert (engine.statistics().upcalls, engine.statistics().ledger.sent) == (5, 5)
 
 
-def test_after_a_decision_that_failed_the_others_are_asked_for() -> None:
+def test_after_a_decision_that_failed_the_others_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug in one decision costs the frames it is about and no others."""
+    failing, decide = [RuntimeError("a bug")], Bridge.egress
+
+    def egress(bridge: Bridge, octets: bytes, *, now: float) -> Decision:
+        if failing:
+            raise failing.pop()
+        return decide(bridge, octets, now=now)
+
+    monkeypatch.setattr(Bridge, "egress", egress)
     with twin("native") as engine:
         bind(engine)
-        decider = engine.datapath._networks[NETWORK].attachment.decider
-        failing, decide = [RuntimeError("a bug")], decider.egress
-
-        def egress(octets: bytes, *, now: float) -> Decision:
-            if failing:
-                raise failing.pop()
-            return decide(octets, now=now)
-
-        decider.egress = egress
         for number in range(3):
             engine.device.host.send(bytes(10) + MAC_B + mac(number) + OUT[12:])
         while engine.lane.turn():

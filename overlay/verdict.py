@@ -41,7 +41,7 @@ class DropReason(Enum):
     RESERVED_BITS = "reserved VXLAN bits are set and strictness is linux [ingress]"
     UNKNOWN_VNI = "no network here has this VNI on this port [ingress]"
     UNKNOWN_VTEP = "the sender is not a VTEP of this network [ingress]"
-    INNER_MALFORMED = "the frame's own headers contradict themselves [both]"
+    INNER_MALFORMED = "the frame's own headers contradict themselves, or its source is no station's [both]"
 
     # Decided.
     SPLIT_HORIZON = "from the tunnel for a place behind the tunnel: it must not go back [ingress]"

@@ -938,7 +938,7 @@ def test_each_question_of_a_burst_gets_its_own_answer(make_engine: MakeEngine) -
 def test_a_vlan_gets_no_answer_that_another_one_gave(make_engine: MakeEngine) -> None:
     engine = make_engine()
     engine.from_underlay(arp_request(tags=(10,)))
-    question = arp_request(asked_for=IP4_A, tags=(20,))
+    question = BROADCAST + MAC_B + arp_request(asker=IP4_B, asked_for=IP4_A, tags=(20,))[12:]
     engine.from_device(question, question)
     assert [sent.frame for sent in engine.sent] == [question, question]
     assert len(engine.device.frames) == 1  # the one from the tunnel

@@ -95,8 +95,11 @@ def serve(socket: Path) -> None:
     try:
         station = Station(socket)
     except OSError as error:
-        advice = "name a socket on a volume that both containers have mounted"
-        raise Failure(f"cannot listen on {socket}: {error.strerror}", advice=advice) from error
+        raise Failure(
+            f"cannot listen on {socket}: {error.strerror}",
+            why="a Unix socket cannot be made there",
+            advice="name a socket on a volume that both containers have mounted",
+        ) from error
     with sigterm_as_exit(), contextlib.closing(station):
         station.serve()
 

@@ -27,7 +27,7 @@ from control.operator.schema import Config, Mode, NetworkConfig
 from control.operator.views import LeaseView
 from control.state import KeptFile, read_file
 from overlay.addr import NetworkId
-from overlay.errors import ConfigError, DeviceError, LeaseError, Problem, WireError
+from overlay.errors import ConfigError, DeviceError, Ground, LeaseError, Problem, WireError
 from overlay.route import IpNetwork
 
 if TYPE_CHECKING:
@@ -232,13 +232,24 @@ class Leasing:
         try:
             wanted = ip_network(subnet)
         except ValueError as error:
-            raise LeaseError(f"release {subnet}: {error}") from None
+            raise LeaseError(
+                f"release {subnet}: expected a subnet like 10.5.2.0/24, no host bits set",
+                why=str(error),
+                advice="weft leases",
+                ground=Ground.QUESTION,
+            ) from None
         for network, leases in self._known():
             if leases.plan.slot_of(wanted) is not None:
                 leases.release(wanted)
                 await self._carry_out(network, leases)
                 return
-        raise LeaseError(f"release {subnet}: expected a subnet of a leased network, found none")
+        divided = [f"{leases.plan.network} in /{leases.plan.subnet_len}" for _, leases in self._known()]
+        raise LeaseError(
+            f"release {subnet}: expected a subnet of a leased network, found none",
+            why=f"leased here: {', '.join(divided) or 'nothing yet'}",
+            advice="weft leases",
+            ground=Ground.ABSENT,
+        )
 
     async def adopt(self, core: Peer, without: Iterable[str]) -> dict[str, int]:
         """Takes what the pool holds for our book, in every network we are a founder of; grants in each.
@@ -254,13 +265,23 @@ class Leasing:
                 told[network] = leases.adopt(without=gone, missing=missing)
                 await self._carry_out(network, leases)
         if not told:
-            raise LeaseError("adopt: this node is a founder of no network")
+            founders = {founder for _, leases in self._known() for founder in leases.plan.founders}
+            raise LeaseError(
+                "adopt: this node is a founder of no network",
+                why=f"founders here: {', '.join(sorted(founders)) or 'none is known yet'}",
+                advice="weft leases adopt, on a founder",
+                ground=Ground.ABSENT,
+            )
         return told
 
     async def _carry_out(self, network: NetworkId, leases: Leases) -> None:
         await self._write(network, leases)
         if (why := leases.unwritten) != "":
-            raise LeaseError(f"network {network}: nothing was changed, the disk refused it: {why}")
+            raise LeaseError(
+                f"network {network}: nothing was changed, the disk refused it",
+                why=why,
+                advice="make room and let weft write under its state_dir, then ask again",
+            )
 
 
 def is_leased(network: NetworkConfig) -> bool:

@@ -56,7 +56,15 @@ from control.pool_files import PoolFiles
 from control.resolver import look_up
 from control.troubles import Troubles
 from overlay.addr import IpAddress, NetworkId, parse_ip
-from overlay.errors import ConfigError, DeviceError, LeaseError, MembershipError, Problem, WireError
+from overlay.errors import (
+    ConfigError,
+    DeviceError,
+    Ground,
+    LeaseError,
+    MembershipError,
+    Problem,
+    WireError,
+)
 from overlay.route import IpNetwork
 
 # Ours
@@ -206,14 +214,28 @@ class Pool:
             MembershipError: No such step, not a key, the pool does not encrypt, or we have left.
         """
         if step not in _KEY_STEPS:
-            raise MembershipError(f"keys: expected one of {', '.join(_KEY_STEPS)}, found {step!r}")
+            raise MembershipError(
+                f"keys: expected one of {', '.join(_KEY_STEPS)}, found {step!r}",
+                why="a rotation has no other step",
+                advice="weft keys --help",
+                ground=Ground.QUESTION,
+            )
         self._require_membership("keys")
         if not self.is_encrypted:
-            raise MembershipError("keys: this pool is not encrypted; start it with a keyring")
+            raise MembershipError(
+                "keys: this pool is not encrypted",
+                why="this node was started without a keyring",
+                advice="weft run --keyring FILE, on every node of the pool",
+            )
         try:
             octets = b"" if step == "list" else parse_key_untrusted(key or "")
         except WireError as error:
-            raise MembershipError(str(error)) from None
+            raise MembershipError(
+                f"keys {step}: {error}",
+                why="a key is 16, 24 or 32 octets, written in base64",
+                advice="weft keys list, or $(head -c 32 /dev/urandom | base64) for a new one",
+                ground=Ground.QUESTION,
+            ) from None
         number = self.core.ask_keys(_KEY_STEPS[step], octets, now=self._clock())
         answered: asyncio.Future[KeysAnswered] = asyncio.get_running_loop().create_future()
         self._answers[number] = answered
@@ -222,7 +244,12 @@ class Pool:
             async with asyncio.timeout(ANSWER_SECONDS):
                 event = await answered
         except TimeoutError:
-            raise MembershipError(f"keys: no answer in {ANSWER_SECONDS:g} s") from None
+            raise MembershipError(
+                f"keys: no answer in {ANSWER_SECONDS:g} s",
+                why="the question to the pool has not ended",
+                advice="weft members, then the same step again",
+                ground=Ground.TIME,
+            ) from None
         finally:
             self._answers.pop(number, None)
         return KeysView(event.members, event.responses, event.errors, event.keys, event.primary_keys)
@@ -315,12 +342,21 @@ class Pool:
 
     def _require_leases(self) -> Leasing:
         if self._leasing is None:
-            raise LeaseError("leases: no network here has `founders`")
+            raise LeaseError(
+                "leases: no network here has `founders`",
+                why="every subnet is static, or no network is routed",
+                advice='founders = ["n1"] under [[network]]',
+                ground=Ground.ABSENT,
+            )
         return self._leasing
 
     def _require_membership(self, what: str) -> None:
         if self.has_left:
-            raise MembershipError(f"{what}: this node has left the pool; restart weft to be in it again")
+            raise MembershipError(
+                f"{what}: this node has left the pool",
+                why="the others know it as gone for good, until it starts anew",
+                advice="restart weft to be in the pool again",
+            )
 
     # ── What is not as it should be ─────────────────────────────────────────────────────────────────────
 
@@ -537,4 +573,9 @@ def _endpoint_of(text: str) -> fields.Endpoint:
     try:
         return fields.parse_endpoint(text, default_port=fields.GOSSIP_PORT)
     except ValueError as error:
-        raise MembershipError(f"join: {error}") from None
+        raise MembershipError(
+            f"join {text}: {error}",
+            why="a member is reached by an address or a host name, and a port",
+            advice=f"weft join 192.0.2.2, or 192.0.2.2:{fields.GOSSIP_PORT}",
+            ground=Ground.QUESTION,
+        ) from None

@@ -10,8 +10,9 @@ bytes at the door, and for our own or the operator's mistakes:
     │   └── UnsupportedError
     ├── ConfigError                 the operator's file, flag or variable
     ├── TableError                  our own mistake: a delta the tables cannot take
-    ├── MembershipError
-    ├── LeaseError
+    ├── RefusedError                what was asked for is not done, and on what ground
+    │   ├── MembershipError
+    │   └── LeaseError
     ├── DeviceError                 the kernel refused a device, a socket or a side effect
     └── DatapathUnavailableError    the engine asked for cannot run here
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from enum import Enum
 
 
 class WeftError(Exception):
@@ -85,11 +87,39 @@ class TableError(WeftError):
     """A delta names something the tables do not hold, or contradicts itself."""
 
 
-class MembershipError(WeftError):
+class Ground(Enum):
+    """On what ground a thing is refused; a command's exit code and an API's status follow from it."""
+
+    STATE = "it is not to be done as things are"
+    QUESTION = "what was asked is not a question"
+    ABSENT = "there is no such object here"
+    TIME = "nobody answered in time"
+
+
+class RefusedError(WeftError):
+    """What was asked for is not done.
+
+    Args:
+        message: What was expected and what was found.
+        why: What is behind it, in one sentence.
+        advice: The command or change that mends it.
+        ground: On what ground.
+    """
+
+    def __init__(
+        self, message: str, *, why: str = "", advice: str = "", ground: Ground = Ground.STATE
+    ) -> None:
+        super().__init__(message)
+        self.why = why
+        self.advice = advice
+        self.ground = ground
+
+
+class MembershipError(RefusedError):
     """The pool refuses what was asked of it."""
 
 
-class LeaseError(WeftError):
+class LeaseError(RefusedError):
     """A lease cannot be granted, kept or released."""
 
 

@@ -39,7 +39,7 @@ from control.membership.recordbody import (
     NetworkRecord,
 )
 from overlay.addr import NetworkId
-from overlay.errors import LeaseError
+from overlay.errors import Ground, LeaseError
 
 # Ours
 SETTLE_SECONDS = 2.0  # a founder that has just started listens before it grants
@@ -448,23 +448,43 @@ class Leases:
         """
         grant = next((each for each in self._memory.grants if each.subnet == subnet), None)
         if grant is None or grant.is_released:
-            owner = next(
-                (f for f in self.plan.founders if self.plan.slot_of(subnet) in self.plan.block(f)), ""
-            )
-            hint = f"; {owner} is the founder to ask" if owner not in ("", self._own.name) else ""
-            raise LeaseError(f"release {subnet}: expected a subnet this node has granted, found none{hint}")
+            raise self._not_granted(subnet)
         if self.fence:
-            raise LeaseError(f"release {subnet}: this founder must be adopted first: {self.fence}")
+            raise LeaseError(
+                f"release {subnet}: this founder must be adopted first",
+                why=self.fence,
+                advice="weft leases adopt",
+            )
         if self._is_ours(grant):
-            raise LeaseError(f"release {subnet}: it is this node's own, which is alive")
+            raise LeaseError(
+                f"release {subnet}: it is this node's own, which is alive",
+                why="taken back is only what its node will never come back for",
+                advice="weft leases names the node that has each",
+            )
         holders = [word for word in self._words if (word.name, word.weft_id) == (grant.node, grant.weft_id)]
         if is_here or any(word.is_here and subnet in word.subnets for word in holders):
-            raise LeaseError(f"release {subnet}: its holder {grant.node} is alive; stop it for good first")
+            raise LeaseError(
+                f"release {subnet}: its holder {grant.node} is alive",
+                why="released, it could be granted to another node beside it",
+                advice=f"stop weft on {grant.node} for good first",
+            )
         self._require_idle()
         number = self._memory.number + 1
         released = replace(grant, number=number, is_released=True)
         grants = tuple(released if each is grant else each for each in self._memory.grants)
         self._pending = replace(self._memory, number=number, grants=grants)
+
+    def _not_granted(self, subnet: IpNetwork) -> LeaseError:
+        """Who has something to say about it instead."""
+        slot = self.plan.slot_of(subnet)
+        owner = next((each for each in self.plan.founders if slot in self.plan.block(each)), None)
+        is_others = owner is not None and owner != self._own.name
+        return LeaseError(
+            f"release {subnet}: expected a subnet this node has granted, found none",
+            why=f"{owner} is the founder to ask" if is_others else "nobody has it from this node",
+            advice=f"weft leases release {subnet}, on {owner}" if is_others else "weft leases",
+            ground=Ground.ABSENT,
+        )
 
     def adopt(self, *, without: Iterable[str] = (), missing: Iterable[str] = ()) -> int:
         """Takes what the pool holds of our block for our book, and ends the fence; `to_write` follows.
@@ -481,7 +501,10 @@ class Leases:
         """
         if not self._is_founder:
             raise LeaseError(
-                f"adopt: {self._own.name} is no founder; they are {', '.join(self.plan.founders)}"
+                f"adopt: {self._own.name} is no founder",
+                why=f"the founders are {', '.join(self.plan.founders)}",
+                advice="weft leases adopt, on a founder",
+                ground=Ground.ABSENT,
             )
         self._require_idle()
         gone = set(without)
@@ -489,8 +512,9 @@ class Leases:
         unaware = {word.name for word in self._words if word.is_here and not self._is_known_to(word)}
         if waiting := sorted((absent | unaware) - gone):
             raise LeaseError(
-                f"adopt: {', '.join(waiting)} might hold a subnet and cannot be asked;"
-                " start them, or name them with --without if they will never come back"
+                f"adopt: {', '.join(waiting)} might hold a subnet and cannot be asked",
+                why="not here, or here and not aware yet of what this founder is now",
+                advice="start them, or name them with --without if they will never come back",
             )
         book = {grant.subnet: grant for grant in self._memory.grants}
         number = self._memory.number
@@ -520,7 +544,11 @@ class Leases:
 
     def _require_idle(self) -> None:
         if self._pending is not None:
-            raise LeaseError("leases: something is being written; try again in a moment")
+            raise LeaseError(
+                "leases: the last change is still being written",
+                why="the next is decided once the disk has it",
+                advice="ask again in a moment",
+            )
 
     def _own_word(self) -> Word:
         own = () if self.static.own is None else (self.static.own,)

@@ -114,7 +114,11 @@ class Queries:
             MembershipError: Too many such questions are open.
         """
         if len(self._asked) >= KEY_QUERIES_MAX:
-            raise MembershipError(f"keys: expected at most {KEY_QUERIES_MAX} queries at once, found one more")
+            raise MembershipError(
+                f"keys: expected at most {KEY_QUERIES_MAX} queries at once, found one more",
+                why="those asked before have not ended",
+                advice="ask again in a minute",
+            )
         context, here = self._context, self._context.roster.here
         time, number = self.clock.increment(), context.rng.getrandbits(32)
         timeout = query_timeout(here, context.config.gossip_interval)

@@ -53,13 +53,20 @@ from control.operator.views import (
     envelope,
 )
 from overlay.addr import NetworkId
-from overlay.errors import DeviceError, LeaseError, MembershipError
+from overlay.errors import DeviceError, Ground, RefusedError
 from overlay.verdict import DropReason
 
 # Ours
 SOCKET_MODE = 0o660  # owner and group; the group is how an operator without root is let in
 BACKLOG = 64
 GOSSIP_IS_OFF = ("gossip is off", "this node has static peers only", "weft run --join HOST, or --gossip-bind")
+NOT_A_QUESTION = ("its body is not what this request takes", "weft version: of both sides")
+STATUS_OF: Mapping[Ground, type[web.HTTPException]] = {
+    Ground.STATE: web.HTTPUnprocessableEntity,
+    Ground.QUESTION: web.HTTPBadRequest,
+    Ground.ABSENT: web.HTTPNotFound,
+    Ground.TIME: web.HTTPGatewayTimeout,
+}
 CLOSING = 0.1  # seconds an open request has once the daemon stops; only a watch is still open then
 
 
@@ -272,10 +279,10 @@ class ApiServer:
                 raise _problem(web.HTTPNotFound, *GOSSIP_IS_OFF)
             try:
                 schema, data = await ask(self._pool, await request.json() if request.can_read_body else {})
-            except (MembershipError, LeaseError) as error:
-                raise _problem(web.HTTPUnprocessableEntity, str(error), "", "") from None
+            except RefusedError as error:
+                raise _problem(STATUS_OF[error.ground], str(error), error.why, error.advice) from None
             except (ValueError, TypeError, KeyError) as error:
-                raise _problem(web.HTTPBadRequest, f"not a question: {error!r}", "", "") from None
+                raise _problem(web.HTTPBadRequest, f"not a question: {error!r}", *NOT_A_QUESTION) from None
             return _json(schema, data)
 
         return handler

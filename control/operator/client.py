@@ -19,7 +19,12 @@ from control.operator.failure import ExitCode, Failure
 # Ours
 DEFAULT_SOCKET = "/run/weft/weft.sock"
 ANSWER_TIMEOUT = 10.0  # seconds; the daemon answers in milliseconds or is stuck
-HTTP_NOT_FOUND = 404
+EXIT_CODES: Mapping[int, ExitCode] = {
+    http.client.BAD_REQUEST: ExitCode.USAGE,
+    http.client.NOT_FOUND: ExitCode.NO_SUCH_OBJECT,
+    http.client.GATEWAY_TIMEOUT: ExitCode.TIME_OUT,
+}
+"""Of the daemon's refusals; any other is a check that failed."""
 
 
 class Client:
@@ -152,5 +157,5 @@ def _data(response: http.client.HTTPResponse) -> Any:
         ) from None
     if response.status == http.client.OK:
         return data
-    code = ExitCode.NO_SUCH_OBJECT if response.status == HTTP_NOT_FOUND else ExitCode.CHECK_FAILED
+    code = EXIT_CODES.get(response.status, ExitCode.CHECK_FAILED)
     raise Failure(data["error"], why=data["why"], advice=data["try"], code=code)

@@ -14,7 +14,15 @@ import errno
 from collections.abc import Sequence
 from enum import IntEnum
 
-from overlay.errors import ConfigError, DatapathUnavailableError, DeviceError, Problem, WeftError
+from overlay.errors import (
+    ConfigError,
+    DatapathUnavailableError,
+    DeviceError,
+    Ground,
+    Problem,
+    RefusedError,
+    WeftError,
+)
 
 
 class ExitCode(IntEnum):
@@ -37,8 +45,8 @@ class Failure(Exception):  # noqa: N818 - the end of a command, not an error of 
         self,
         error: str,
         *,
-        why: str | Sequence[str] = (),
-        advice: str = "",
+        why: str | Sequence[str],
+        advice: str,
         code: ExitCode = ExitCode.USAGE,
     ) -> None:
         super().__init__(error)
@@ -59,6 +67,15 @@ class Failure(Exception):  # noqa: N818 - the end of a command, not an error of 
         return {"error": self.error, "why": "\n".join(self.reasons), "try": self.advice}
 
 
+CODES = {
+    Ground.STATE: ExitCode.CHECK_FAILED,
+    Ground.QUESTION: ExitCode.USAGE,
+    Ground.ABSENT: ExitCode.NO_SUCH_OBJECT,
+    Ground.TIME: ExitCode.TIME_OUT,
+}
+"""What the shell gets of a refusal."""
+
+
 def failure_of(error: WeftError) -> Failure:
     """The error as the operator is told of it."""
     match error:
@@ -67,11 +84,15 @@ def failure_of(error: WeftError) -> Failure:
         case DeviceError():
             refused = error.errno in (errno.EPERM, errno.EACCES)
             code = ExitCode.PERMISSION if refused else ExitCode.USAGE
-            return Failure(str(error), why=error.why, advice=error.advice, code=code)
+            why, advice = error.why or "the kernel refused it", error.advice or "dmesg may tell more"
+            return Failure(str(error), why=why, advice=advice, code=code)
         case DatapathUnavailableError():
             return Failure(str(error), why=error.why, advice="weft run --engine python")
+        case RefusedError():
+            return Failure(str(error), why=error.why, advice=error.advice, code=CODES[error.ground])
         case _:
-            return Failure(str(error))
+            why = f"a mistake of weft's own: nothing here expects a {type(error).__name__}"
+            return Failure(str(error), why=why, advice="the same again with --log debug, and report it")
 
 
 def _configuration(problems: Sequence[Problem]) -> Failure:

@@ -50,7 +50,11 @@ def nodes(network: NetworkConfig, ours: IpAddress) -> list[Node]:
         Failure: We have no subnet.
     """
     if network.subnet is None or network.network is None:
-        raise Failure(f"{network.name} has no subnet for this node", advice='subnet = "…" under [[network]]')
+        raise Failure(
+            f"{network.name} has no subnet for this node",
+            why="the other host routes to it, and a leased one only the pool knows",
+            advice='subnet = "…" under [[network]]',
+        )
     is_vxlan = network.encap is Encap.VXLAN
     own = Node(
         Vtep(ours, network.port),

@@ -60,7 +60,11 @@ def membership(
     """
     network = _network(config, name)
     if network.encap is not Encap.VXLAN:
-        raise Failure(f"{network.name} is {network.encap}", why="the kernel's vxlan does not speak it")
+        raise Failure(
+            f"{network.name} is {network.encap}",
+            why="the kernel's vxlan does not speak it",
+            advice="weft config peer --flannel …",
+        )
     if own_address is not None:
         _validate(own_address)
     ours = _underlay_towards(config, route or _source_towards)
@@ -128,6 +132,7 @@ def _validate(own_address: str) -> None:
     except ValueError:
         raise Failure(
             f"--member-address: expected an address with its prefix, found {own_address}",
+            why="the other host's device gets it with `ip address add`",
             advice="--member-address 10.9.0.2/24",
         ) from None
 

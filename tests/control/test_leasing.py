@@ -22,7 +22,7 @@ from control.leasing import LEASES_FILE, Leasing
 from control.membership.peer import Peer
 from control.operator.config import Config, load
 from overlay.addr import NetworkId
-from overlay.errors import ConfigError, LeaseError
+from overlay.errors import ConfigError, Ground, LeaseError
 
 PODS = NetworkId("pods")
 FOUNDED = """
@@ -249,17 +249,23 @@ def test_what_an_operator_asks_for_wrongly_is_refused(tmp_path: Path) -> None:
     async def story(made: World) -> None:
         founder, joiner = Node(made, tmp_path, "n1", '"n1"'), Node(made, tmp_path, "n2")
         await rounds(founder, joiner)
-        for subnet, why in (
-            ("10.5.2.0", "expected a subnet of a leased network"),
-            ("ten", "ten"),
-            ("10.6.2.0/24", "expected a subnet of a leased network"),
-            ("10.5.2.0/24", "n2 is alive"),
-            ("10.5.9.0/24", "expected a subnet this node has granted"),
+        for subnet, what, ground in (
+            ("10.5.2.0", "expected a subnet of a leased network", Ground.ABSENT),
+            ("ten", "expected a subnet like", Ground.QUESTION),
+            ("10.5.2.1/24", "expected a subnet like", Ground.QUESTION),
+            ("10.6.2.0/24", "expected a subnet of a leased network", Ground.ABSENT),
+            ("10.5.2.0/24", "n2 is alive", Ground.STATE),
+            ("10.5.1.0/24", "this node's own", Ground.STATE),
+            ("10.5.9.0/24", "expected a subnet this node has granted", Ground.ABSENT),
         ):
-            with pytest.raises(LeaseError, match=why):
+            with pytest.raises(LeaseError, match=what) as caught:
                 await founder.leasing.release(subnet)
-        with pytest.raises(LeaseError, match="founder of no network"):
+            assert caught.value.ground is ground
+            assert caught.value.why
+            assert caught.value.advice
+        with pytest.raises(LeaseError, match="founder of no network") as caught:
             await joiner.leasing.adopt(joiner.core, ())
+        assert (caught.value.why, caught.value.ground) == ("founders here: n1", Ground.ABSENT)
 
     tell(story)
 

@@ -31,7 +31,7 @@ from control.operator.fields import Endpoint as Written
 from control.operator.schema import GossipConfig as GossipTable
 from control.pool import Pool, advertised, bind_endpoint
 from overlay.addr import IpAddress
-from overlay.errors import ConfigError, DeviceError, MembershipError
+from overlay.errors import ConfigError, DeviceError, Ground, LeaseError, MembershipError
 
 OLD_KEY, NEW_KEY = (format_key(bytes([number]) * 32) for number in (1, 2))
 TORN = ["", "{", '{"schema": "weft.snapshot/9"}', '{"schema": "weft.snapshot/1", "weft_id": 7}', "[" * 5000]
@@ -433,8 +433,9 @@ def test_a_join_says_of_each_host_what_became_of_it(tell: Tell) -> None:
             ("n1", MemberState.ALIVE),
             ("n2", MemberState.ALIVE),
         ]
-        with pytest.raises(MembershipError, match="join: "):
+        with pytest.raises(MembershipError, match="join no host:0: expected ") as caught:
             await second.join(["no host:0"])
+        assert caught.value.ground is Ground.QUESTION
 
     tell(story)
 
@@ -450,8 +451,9 @@ def test_who_left_is_alone_says_so_and_stays_gone(tell: Tell) -> None:
         assert second.has_left
         assert [(member.name, member.state) for member in second.members] == [("n2", MemberState.LEFT)]
         for ask in (second.join([world.host(1)]), second.keys("list", None)):
-            with pytest.raises(MembershipError, match="restart weft"):
+            with pytest.raises(MembershipError, match="this node has left the pool") as caught:
                 await ask
+            assert "restart weft" in caught.value.advice
         (_, ended) = world._running[1]
         await asyncio.wait_for(ended, 5)  # its sockets are closed: the port is free
         second.close()
@@ -485,8 +487,11 @@ def test_a_leave_that_nobody_hears_ends_all_the_same(tell: Tell, monkeypatch: py
 def test_a_key_step_that_is_none_is_refused(tell: Tell, step: str, key: str | None, why: str) -> None:
     async def story(world: World) -> None:
         pool = await world.start(1, keyring=str(keyring(world.folder / "keys", OLD_KEY)))
-        with pytest.raises(MembershipError, match=why):
+        with pytest.raises(MembershipError, match=why) as caught:
             await pool.keys(step, key)
+        assert caught.value.ground is Ground.QUESTION
+        assert caught.value.why
+        assert caught.value.advice
 
     tell(story)
 
@@ -494,8 +499,22 @@ def test_a_key_step_that_is_none_is_refused(tell: Tell, step: str, key: str | No
 def test_a_pool_without_keys_has_none_to_rotate(tell: Tell) -> None:
     async def story(world: World) -> None:
         pool = await world.start(1)
-        with pytest.raises(MembershipError, match="not encrypted"):
+        with pytest.raises(MembershipError, match="not encrypted") as caught:
             await pool.keys("install", NEW_KEY)
+        assert "without a keyring" in caught.value.why
+        assert "--keyring" in caught.value.advice
+
+    tell(story)
+
+
+def test_a_node_where_nothing_is_leased_has_no_lease_to_change(tell: Tell) -> None:
+    async def story(world: World) -> None:
+        pool = await world.open(1)
+        for ask in (pool.release("10.5.2.0/24"), pool.adopt(())):
+            with pytest.raises(LeaseError, match="no network here has `founders`") as caught:
+                await ask
+            assert caught.value.ground is Ground.ABSENT
+        pool.close()
 
     tell(story)
 

@@ -38,7 +38,7 @@ from control.operator.views import (
     WatchEvent,
 )
 from overlay.addr import NetworkId
-from overlay.errors import MembershipError
+from overlay.errors import RefusedError
 from overlay.verdict import DropReason
 
 STATUS = StatusView(
@@ -118,12 +118,12 @@ class FakePool:
 
     Attributes:
         absent: Hosts that nobody answers for.
-        refusal: Why nothing is done, or None.
+        refusal: What is raised instead of anything done, or None.
     """
 
     asked: list[tuple[object, ...]] = field(default_factory=list)
     absent: tuple[str, ...] = ()
-    refusal: str | None = None
+    refusal: RefusedError | None = None
     answer: KeysView = KEY_LIST
 
     async def join(self, hosts: Iterable[str]) -> list[tuple[str, str | None]]:
@@ -147,7 +147,7 @@ class FakePool:
     def _note(self, *asked: object) -> None:
         self.asked.append(asked)
         if self.refusal is not None:
-            raise MembershipError(self.refusal)
+            raise self.refusal
 
 
 @dataclass

@@ -107,7 +107,7 @@ class LazyGroup(click.Group):
             click.echo(error.format_message(), err=True)
             code = ExitCode.USAGE
         except (click.ClickException, Failure, WeftError) as error:
-            code = _tell(_failure(error), as_json="--json" in arguments)
+            code = _tell(_failure(error, arguments), as_json="--json" in arguments)
         code = code if isinstance(code, int) else ExitCode.OK
         if is_standalone:
             sys.exit(int(code))
@@ -145,18 +145,30 @@ def _ends_when_told() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _failure(error: click.ClickException | Failure | WeftError) -> Failure:
+def _failure(error: click.ClickException | Failure | WeftError, arguments: Sequence[str]) -> Failure:
     match error:
         case Failure():
             return error
         case WeftError():
             return failure_of(error)
         case click.UsageError():
-            command = error.ctx.command_path if error.ctx is not None else "weft"
-            usage = error.ctx.get_usage() if error.ctx is not None else ""
-            return Failure(error.format_message(), why=" ".join(usage.split()), advice=f"{command} --help")
+            ctx = error.ctx or _context(arguments)
+            message, usage = (" ".join(text.split()) for text in (error.format_message(), ctx.get_usage()))
+            return Failure(message, why=usage, advice=f"{ctx.command_path} --help")
         case _:
-            return Failure(error.format_message())
+            why = "the command could not go on with it"
+            return Failure(error.format_message(), why=why, advice="weft --help")
+
+
+def _context(arguments: Sequence[str]) -> click.Context:
+    """The command these lead to: click's parser does not say whose option it could not read."""
+    ctx = click.Context(weft, info_name="weft")
+    for word in arguments:
+        group = ctx.command
+        command = group.get_command(ctx, word) if isinstance(group, click.Group) else None
+        if command is not None:
+            ctx = click.Context(command, parent=ctx, info_name=word)
+    return ctx
 
 
 def _tell(failure: Failure, *, as_json: bool) -> ExitCode:

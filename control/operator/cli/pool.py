@@ -72,6 +72,7 @@ def keys(ctx: click.Context, daemon: Client, as_json: bool, step: str, key: str 
     if (step == "list") == (key is not None):
         raise Failure(
             f"keys {step}: expected {'no key' if step == 'list' else 'a base64 key'}",
+            why="a step is about one key, and the list about all",
             advice="weft keys install KEY; weft keys use KEY; weft keys remove OLD",
             code=ExitCode.USAGE,
         )

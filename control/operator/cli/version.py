@@ -53,6 +53,8 @@ def completion(ctx: click.Context, shell: str) -> None:
 
     found = get_completion_class(shell)
     if found is None:
-        raise Failure(f"no completion for {shell}")
+        raise Failure(
+            f"no completion for {shell}", why="click makes none for it", advice="weft completion --help"
+        )
     root = ctx.find_root().command
     click.echo(found(root, {}, "weft", "_WEFT_COMPLETE").source())

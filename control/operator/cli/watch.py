@@ -25,7 +25,12 @@ def watch(daemon: Client, as_json: bool, kinds: tuple[str, ...]) -> None:
             print_json(views.WATCH, event)
         else:
             click.echo(_line(event))
-    raise Failure("the daemon has stopped", advice="weft status", code=ExitCode.UNREACHABLE)
+    raise Failure(
+        "the daemon has stopped",
+        why="it was told to end, or failed: its log says which",
+        advice="weft status",
+        code=ExitCode.UNREACHABLE,
+    )
 
 
 def _line(event: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from control.operator.client import Client
 from control.operator.failure import ExitCode, Failure
 from control.operator.fields import Endpoint
 from control.operator.views import plain
-from overlay.errors import DeviceError
+from overlay.errors import DeviceError, MembershipError
 from overlay.verdict import DropReason
 
 KEYS = {
@@ -367,7 +367,7 @@ def test_what_is_no_question_is_answered_400_and_not_passed_on(
 
 @pytest.mark.parametrize("what", QUESTIONS)
 def test_what_the_pool_refuses_is_told_in_its_words(pool: FakePool, api: Path, what: str) -> None:
-    pool.refusal = "this pool will not"
+    pool.refusal = MembershipError("this pool will not")
     with pytest.raises(Failure, match="this pool will not") as caught:
         Client(str(api)).tell(what, QUESTIONS[what], timeout=10)
     assert caught.value.code is ExitCode.CHECK_FAILED

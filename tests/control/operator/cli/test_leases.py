@@ -9,6 +9,8 @@ import pytest
 from click.testing import Result
 from support.introspection import FakePool
 
+from overlay.errors import Ground, LeaseError
+
 Run = Callable[..., Result]
 
 LEASES = """\
@@ -52,13 +54,14 @@ def test_adopt_names_whoever_will_not_come_back(pool: FakePool, run: Run) -> Non
 
 @pytest.mark.usefixtures("pool", "api")
 @pytest.mark.parametrize("command", [("release", "10.5.2.0/24"), ("adopt",)], ids=lambda each: each[0])
-def test_what_the_founder_refuses_is_1_in_its_words(
-    pool: FakePool, run: Run, command: tuple[str, ...]
+@pytest.mark.parametrize(("ground", "code"), [(Ground.STATE, 1), (Ground.QUESTION, 2), (Ground.ABSENT, 5)])
+def test_what_the_founder_refuses_is_told_in_its_words_with_the_code_of_its_ground(
+    pool: FakePool, run: Run, command: tuple[str, ...], ground: Ground, code: int
 ) -> None:
-    pool.refusal = "its holder n3 is alive"
+    pool.refusal = LeaseError("its holder n3 is alive", why="it runs", advice="stop it", ground=ground)
     result = run("leases", *command)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "weft: error: its holder n3 is alive\n"
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr == "weft: error: its holder n3 is alive\n  why: it runs\n  try: stop it\n"
 
 
 @pytest.mark.usefixtures("api")

@@ -19,7 +19,14 @@ from click.testing import CliRunner, Result
 
 from control.operator.cli.main import COMMANDS, LazyGroup, weft
 from control.operator.config import Config
-from overlay.errors import DatapathUnavailableError, DeviceError, WeftError
+from overlay.errors import (
+    DatapathUnavailableError,
+    DeviceError,
+    Ground,
+    LeaseError,
+    TableError,
+    WeftError,
+)
 
 Run = Callable[..., Result]
 
@@ -96,6 +103,27 @@ def test_an_unknown_option_is_usage(run: Run) -> None:
     first, *_, last = result.stderr.splitlines()
     assert first.startswith("weft: error: No such option")
     assert last == "  try: weft fdb --help"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (("completion",), "weft completion"),
+        (("completion", "tcsh"), "weft completion"),
+        (("status", "--check"), "weft status"),
+        (("config", "show", "--underlay"), "weft config show"),
+        (("config", "peer", "--vni", "42"), "weft config peer"),
+        (("--nothing",), "weft"),
+    ],
+)
+def test_what_is_typed_wrongly_is_told_in_three_lines(
+    run: Run, arguments: tuple[str, ...], command: str
+) -> None:
+    result = run(*arguments)
+    error, why, advice = result.stderr.splitlines()
+    assert (result.exit_code, error[:13]) == (2, "weft: error: ")
+    assert why.startswith(f"  why: Usage: {command} [OPTIONS]")
+    assert advice == f"  try: {command} --help"
 
 
 def test_a_standalone_command_is_listed_without_being_imported(
@@ -176,7 +204,11 @@ def test_run_hands_the_daemon_its_configuration_and_returns_its_code(
         (
             DeviceError("udp 192.0.2.1:4789", errno.EADDRINUSE, why="taken"),
             2,
-            ["weft: error: udp 192.0.2.1:4789: Address already in use", "  why: taken"],
+            [
+                "weft: error: udp 192.0.2.1:4789: Address already in use",
+                "  why: taken",
+                "  try: dmesg may tell more",
+            ],
         ),
         (
             DatapathUnavailableError("native", "not built"),
@@ -185,6 +217,20 @@ def test_run_hands_the_daemon_its_configuration_and_returns_its_code(
                 "weft: error: native engine: not built",
                 "  why: not built",
                 "  try: weft run --engine python",
+            ],
+        ),
+        (
+            LeaseError("no subnet", why="none is free", advice="a larger network", ground=Ground.ABSENT),
+            5,
+            ["weft: error: no subnet", "  why: none is free", "  try: a larger network"],
+        ),
+        (
+            TableError("no such VTEP"),
+            2,
+            [
+                "weft: error: no such VTEP",
+                "  why: a mistake of weft's own: nothing here expects a TableError",
+                "  try: the same again with --log debug, and report it",
             ],
         ),
         (KeyboardInterrupt(), 130, [""]),  # click ends the line the terminal wrote ^C on

@@ -10,6 +10,7 @@ from click.testing import Result
 from support.introspection import NEW_KEY, OLD_KEY, FakePool
 
 from control.operator.views import KeysView
+from overlay.errors import Ground, MembershipError
 
 Run = Callable[..., Result]
 
@@ -25,6 +26,7 @@ KEY                       MEMBERS  ENCRYPTS
 {OLD_KEY}  3        yes
 {NEW_KEY}  2
 """
+CODES = [(Ground.STATE, 1), (Ground.QUESTION, 2), (Ground.ABSENT, 5), (Ground.TIME, 6)]
 COMMANDS = [("members",), ("join", "192.0.2.2"), ("leave",), ("keys", "list")]
 
 
@@ -99,17 +101,24 @@ def test_a_step_is_complete_when_everybody_took_it(pool: FakePool, run: Run) -> 
 def test_a_step_written_wrongly_is_2_and_asks_nobody(
     pool: FakePool, run: Run, arguments: tuple[str, ...]
 ) -> None:
-    assert run("keys", *arguments).exit_code == 2
+    result = run("keys", *arguments)
+    assert result.exit_code == 2
+    assert [line.split(": ")[0].strip() for line in result.stderr.splitlines()] == ["weft", "why", "try"]
     assert pool.asked == []
 
 
 @pytest.mark.usefixtures("pool", "api")
 @pytest.mark.parametrize("command", COMMANDS[1:], ids=lambda command: command[0])
-def test_what_the_pool_refuses_is_1_in_its_words(pool: FakePool, run: Run, command: tuple[str, ...]) -> None:
-    pool.refusal = "key: expected base64"
+@pytest.mark.parametrize(("ground", "code"), CODES)
+def test_what_the_pool_refuses_is_told_in_its_words_with_the_code_of_its_ground(
+    pool: FakePool, run: Run, command: tuple[str, ...], ground: Ground, code: int
+) -> None:
+    pool.refusal = MembershipError("key: expected base64", why="it is none", advice="weft", ground=ground)
     result = run(*command)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "weft: error: key: expected base64\n"
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr == "weft: error: key: expected base64\n  why: it is none\n  try: weft\n"
+    told = data(run(*command, "--json"), "weft.error/1")
+    assert told == {"error": "key: expected base64", "why": "it is none", "try": "weft"}
 
 
 @pytest.mark.usefixtures("api")

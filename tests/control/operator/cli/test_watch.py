@@ -32,7 +32,11 @@ def test_events_are_lines_and_the_end_of_the_daemon_is_exit_3(run: Run, daemon: 
         "22:13:21.500 peer   -  n3 is suspect",
     ]
     assert result.exit_code == 3
-    assert result.stderr.startswith("weft: error: the daemon has stopped\n")
+    assert result.stderr.splitlines() == [
+        "weft: error: the daemon has stopped",
+        "  why: it was told to end, or failed: its log says which",
+        "  try: weft status",
+    ]
 
 
 @pytest.mark.usefixtures("api")

@@ -7,7 +7,7 @@ result is checked; so every problem is reported together, at the place the opera
 or a flag is text: it is turned into a number or a list here, and if it cannot be, it stays text and the
 check says what was expected.
 
-Read first: `schema` (the keys), then `checks` (keys that contradict each other).
+Read first: `schema` (the keys), then `checks` (keys that contradict each other), then `validation`.
 """
 
 from __future__ import annotations
@@ -16,24 +16,17 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from pydantic import ValidationError
-
-from control.operator.checks import contradictions, unsupported
-from control.operator.fields import Range, found, is_name
+from control.operator.checks import unsupported
+from control.operator.fields import Range, found
 from control.operator.net_conf import read_net_conf
-from control.operator.problems import DEFAULT, Finding, Origin, dotted, finding_of, problem
+from control.operator.problems import DEFAULT, Finding, Origin, dotted, problem
 from control.operator.schema import (
-    FLANNEL_UDP_PORT,
-    FLANNEL_VNI,
-    LINUX_VXLAN_PORT,
     TABLES,
-    VXLAN_PORT,
     ApiConfig,
     Config,
     Encap,
@@ -48,6 +41,7 @@ from control.operator.schema import (
     Switch,
 )
 from control.operator.toml_lines import TomlPath, key_lines
+from control.operator.validation import validate
 from overlay.errors import ConfigError, Problem
 
 __all__ = [
@@ -96,6 +90,9 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     "keyring": ("gossip", "keyring"),
 }
 """Flag → table and key."""
+
+NET_CONF_KEYS = ("network", "subnet_len", "encap", "vni", "port", "mtu")
+"""What Flannel's net-conf.json may say."""
 
 _TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 _TRUE = {"true", "yes", "on", "1"}
@@ -151,7 +148,7 @@ def load(path: str | Path | None, flags: Mapping[str, object], environ: Mapping[
     layers.add_variables(environ)
     layers.add_flags(flags)
     layers.add_defaults()
-    config, findings = _check(layers.document)
+    config, findings = validate(layers.document, layers.unknown)
     problems = sorted(
         {problem(finding, layers.origins): None for finding in [*layers.findings, *findings]},
         key=lambda each: each.line or 0,
@@ -196,12 +193,17 @@ def as_plain(config: Config) -> Document:
 
 
 class _Layers:
-    """The document as it grows, where each value came from, and what was wrong before any check."""
+    """The document as it grows, where each value came from, and what was wrong before any check.
+
+    Attributes:
+        unknown: Keys that a file would have said, had it been right.
+    """
 
     def __init__(self) -> None:
         self.document: Document = {}
         self.origins: dict[TomlPath, Origin] = {}
         self.findings: list[Finding] = []
+        self.unknown: set[TomlPath] = set()
 
     def add_file(self, path: Path) -> None:
         text = _read(path)
@@ -249,7 +251,7 @@ class _Layers:
             del self.origins[path]
 
     def add_defaults(self) -> None:
-        """Those that depend on the machine or on other keys; `schema` has the rest."""
+        """Those that depend on the machine or on another file; `validation` and `schema` have the rest."""
         node = self.document.setdefault("node", {})
         if isinstance(node, dict):
             node.setdefault("name", os.uname().nodename)
@@ -263,7 +265,6 @@ class _Layers:
         for index, network in enumerate(networks if isinstance(networks, list) else []):
             if isinstance(network, dict):
                 self._add_net_conf(network, index)
-                _fill_network(network, index)
 
     def _add_net_conf(self, network: Document, index: int) -> None:
         """What Flannel's file says, under what the operator's own does not."""
@@ -275,6 +276,7 @@ class _Layers:
         conf = read_net_conf(path)
         if network.get("network", conf.keys.get("network")) != conf.keys.get("network"):
             self.findings.append(Finding((*here, "net_conf"), "expected network or net_conf, found both"))
+            self._forget_net_conf(network, here)
             return
         self.findings += [Finding((*here, "net_conf"), each.why, each.suggestion) for each in conf.mistakes]
         for key, value in conf.keys.items():
@@ -283,70 +285,12 @@ class _Layers:
                 self.origins[(*here, key)] = Origin(path)
             elif network[key] != value:
                 self.findings.append(Finding((*here, key), f"{path} says {found(value)}"))
+        if conf.mistakes:
+            self._forget_net_conf(network, here)
 
-
-def _fill_network(network: Document, index: int) -> None:
-    """What a network's other keys imply: name follows the device, port and VNI the format."""
-    is_routed = network.get("mode") == Mode.ROUTED
-    is_flannel_udp = network.get("encap") == Encap.FLANNEL_UDP
-    network.setdefault("device", f"flannel{index}" if is_flannel_udp else f"weft{index}")
-    network.setdefault("name", network["device"] if is_name(network["device"]) else f"network{index}")
-    routed_port = LINUX_VXLAN_PORT if is_routed else VXLAN_PORT
-    network.setdefault("port", FLANNEL_UDP_PORT if is_flannel_udp else routed_port)
-    if is_routed and not is_flannel_udp:
-        network.setdefault("vni", FLANNEL_VNI)
-
-
-def _check(document: Document) -> tuple[Config | None, list[Finding]]:
-    """The typed configuration and what is wrong with it.
-
-    Keys with a problem of their own are taken out and the rest is checked for contradictions all the
-    same, so that the operator hears of everything at once; but not about what was taken out.
-    """
-    try:
-        config = Config.model_validate(document)
-    except ValidationError as error:
-        findings = _once(finding_of(each) for each in error.errors(include_url=False))
-        spared = [_key_around(finding.at) for finding in findings]
-        rest = _without(document, spared)
-        if rest is None:
-            return None, findings
-        try:
-            config = Config.model_validate(rest)
-        except ValidationError:
-            return None, findings
-        found = [each for each in contradictions(config) if not any(_within(each.at, at) for at in spared)]
-        return None, findings + found
-    return config, list(contradictions(config))
-
-
-def _once(findings: Iterator[Finding]) -> list[Finding]:
-    return list(dict.fromkeys(findings))
-
-
-def _key_around(at: TomlPath) -> TomlPath:
-    """The whole key a problem lies in: `network[0].peers` for `network[0].peers[1].vtep`."""
-    return at[:3] if at[0] == "network" else at[:2]
-
-
-def _within(at: TomlPath, outer: TomlPath) -> bool:
-    return at[: len(outer)] == outer
-
-
-def _without(document: Document, paths: list[TomlPath]) -> Document | None:
-    """The document less these keys, or None: too little of it is left to make sense of."""
-    rest = deepcopy(document)
-    for path in paths:
-        if path[-1] in {"mode", "encap"} or (path[0] == "network" and len(path) < 3):
-            return None
-        table: Any = rest
-        for step in path[:-1]:
-            table = table[step]
-        table.pop(path[-1], None)
-    rest.setdefault("node", {}).setdefault("name", "unnamed")
-    for index, network in enumerate(rest["network"]):
-        _fill_network(network, index)
-    return rest
+    def _forget_net_conf(self, network: Document, here: TomlPath) -> None:
+        """What it does not say is not to be taken for what is so without it."""
+        self.unknown |= {(*here, key) for key in NET_CONF_KEYS if key not in network}
 
 
 def _read(path: Path) -> str:

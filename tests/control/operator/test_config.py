@@ -337,7 +337,7 @@ ONE_PROBLEM = [
         None,
     ),
     (
-        ROUTED + 'peers = [{ vtep = "192.0.2.2", mac = "01:00:5e:00:00:01" }]\n',
+        ROUTED + 'peers = [{ vtep = "192.0.2.2", subnet = "10.5.2.0/24", mac = "01:00:5e:00:00:01" }]\n',
         4,
         "network[0].peers[0].mac",
         "of one interface",
@@ -420,6 +420,83 @@ def test_every_problem_is_reported_together_in_the_files_order(tmp_path: Path) -
 def test_a_key_with_a_problem_of_its_own_is_not_missed_as_well(tmp_path: Path) -> None:
     found = problems(written(tmp_path, "[[network]]\nvni = -1\n"))
     assert found == ["line 2: network[0].vni: expected a VNI of 0 to 16777215, found -1"]
+
+
+BAD_PEERS = """\
+peers = [
+  { vtep = "192.0.2.2", subnet = "10.5.2.0/24", mac = "nonsense" },
+  { vtep = "192.0.2", mac = "02:00:00:00:00:03" },
+  { vtep = "192.0.2.4", mac = "02:00:00:00:00:04" },
+  { vtep = "192.0.2.5", subnet = "10.5.5.0/24" },
+  { vtep = "192.0.2.5", subnet = "10.5.2.0/24", mac = "02:00:00:00:00:03" },
+]
+"""
+HIDING = [  # what is wrong, and which keys are named
+    (
+        (
+            '[[network]]\nvni = 1\nmode = "bridg"\n'
+            '[[network]]\nencap = "flannel-udp"\nmode = "bridge"\nsubnet = "10.5.1.0/24"\n'
+        ),
+        {"network[0].mode", "network[1].encap", "network[1].subnet"},
+    ),
+    (
+        (
+            '[[network]]\nvni = 1\nencap = "vlan"\naddress = ["10.9.0.0/24"]\nfounders = ["n1"]\n'
+            '[[network]]\ndevice = "weft7"\n[[network]]\nvni = 3\ndevice = "weft7"\n'
+        ),
+        {
+            "network[0].encap",
+            "network[0].address[0]",
+            "network[0].founders",
+            "network[1].vni",
+            "network[2].device",
+        },
+    ),
+    ('[[network]]\nencap = "vlan"\nmode = "rooted"\nvni = 1\n', {"network[0].encap", "network[0].mode"}),
+    (
+        ROUTED + BAD_PEERS,
+        {
+            "network[0].peers[0].mac",
+            "network[0].peers[1].vtep",
+            "network[0].peers[1].subnet",
+            "network[0].peers[2].subnet",
+            "network[0].peers[3].mac",
+            "network[0].peers[4]",
+            "network[0].peers[4].subnet",
+        },
+    ),
+    (
+        '[[network]]\nvni = 1\naddress = ["10.9.0.1", "10.9.0.0/24"]\n',
+        {"network[0].address[0]", "network[0].address[1]"},
+    ),
+    ("network = [3, { }]\n", {"network[0]", "network[1].vni"}),
+]
+
+
+@pytest.mark.parametrize(("text", "named"), HIDING)
+def test_one_mistake_hides_no_other(tmp_path: Path, text: str, named: set[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(written(tmp_path, text), {}, {})
+    assert {each.path for each in caught.value.problems} == named
+
+
+TAKEN_OUT = [  # each with one mistake; what would follow from a default in its place does not
+    '[[network]]\nvni = 42\nport = "x"\n[[network]]\nvni = 42\n',
+    '[[network]]\nmode = "routed"\nnetwork = "10.5.0.0/16"\nvni = "x"\n[[network]]\nvni = 1\nport = 8472\n',
+    '[[network]]\nvni = 1\ndevice = "a b"\n[[network]]\nvni = 2\ndevice = "weft0"\n',
+    '[[network]]\nvni = 1\nmode = "rooted"\n[[network]]\nvni = 1\n',
+    '[[network]]\nvni = 1\nport = 8285\nmode = "routed"\nnetwork = "10.5.0.0/16"\nencap = "vlan"\n',
+    '[node]\nworkers = "x"\ncores = [0, 1]\n[[network]]\nvni = 1\n',
+    '[[network]]\nmode = "routed"\nnet_conf = 3\n',
+    '[[network]]\nnet_conf = "/nowhere"\npeers = [{ vtep = "192.0.2.2", subnet = "10.5.2.0/24" }]\n',
+    '[node]\nunderlay = ["192.0.2.1", ""]\n[[network]]\nvni = 1\npeers = ["2001:db8::2"]\n',
+    '[node]\nunderlay = ["2001:db8::1"]\n[[network]]\nvni = 1\npeers = ["192.0.2"]\n',
+]
+
+
+@pytest.mark.parametrize("text", TAKEN_OUT)
+def test_what_stands_in_for_a_mistake_is_no_mistake(tmp_path: Path, text: str) -> None:
+    assert len(problems(written(tmp_path, text))) == 1
 
 
 def test_a_peer_of_a_family_no_underlay_has_is_a_problem() -> None:

@@ -35,7 +35,8 @@ class ExitCode(IntEnum):
     PERMISSION = 4
     NO_SUCH_OBJECT = 5
     TIME_OUT = 6
-    INTERRUPTED = 130
+    INTERRUPTED = 130  # 128 and SIGINT, as a shell tells it
+    READER_GONE = 141  # 128 and SIGPIPE: as of any tool a shell has in a pipe, `weft watch | head -1`
 
 
 class Failure(Exception):  # noqa: N818 - the end of a command, not an error of weft's

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import click
 
+from control.operator.cli.stdout import StdoutError, failure_of_stdout, watched_stdout
 from control.operator.failure import ExitCode, Failure, failure_of
 from control.operator.views import ERROR, envelope
 from overlay.errors import WeftError
@@ -96,22 +97,28 @@ class LazyGroup(click.Group):
         """Runs one command line; ends the process with its exit code, or returns it if not standalone."""
         arguments = list(sys.argv[1:] if args is None else args)
         is_standalone = options.pop("standalone_mode", True)
-        options["prog_name"] = "weft"
-        code: object
         try:
-            with _ends_when_told() if arguments[:1] == ["run"] else nullcontext():
-                code = super().main(arguments, standalone_mode=False, **options)
-        except (click.Abort, KeyboardInterrupt):
-            code = ExitCode.INTERRUPTED
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message(), err=True)
-            code = ExitCode.USAGE
-        except (click.ClickException, Failure, WeftError) as error:
-            code = _tell(_failure(error, arguments), as_json="--json" in arguments)
-        code = code if isinstance(code, int) else ExitCode.OK
+            with watched_stdout(), _ends_when_told() if arguments[:1] == ["run"] else nullcontext():
+                code = self._run(arguments, options)
+        except StdoutError as error:
+            failure = failure_of_stdout(error)
+            code = ExitCode.READER_GONE if failure is None else _tell(failure, as_json=False)
         if is_standalone:
             sys.exit(int(code))
         return code
+
+    def _run(self, arguments: list[str], options: dict[str, Any]) -> int:
+        """The command's exit code; what it could not do is told."""
+        try:
+            code = super().main(arguments, standalone_mode=False, **{**options, "prog_name": "weft"})
+        except (click.Abort, KeyboardInterrupt):
+            return ExitCode.INTERRUPTED
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            return ExitCode.USAGE
+        except (click.ClickException, Failure, WeftError) as error:
+            return _tell(_failure(error, arguments), as_json="--json" in arguments)
+        return code if isinstance(code, int) else ExitCode.OK
 
     def _load(self, command: object) -> click.Command:
         if not isinstance(command, click.Command):

@@ -12,6 +12,7 @@ import sys
 import types
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import click
 import pytest
@@ -124,6 +125,55 @@ def test_what_is_typed_wrongly_is_told_in_three_lines(
     assert (result.exit_code, error[:13]) == (2, "weft: error: ")
     assert why.startswith(f"  why: Usage: {command} [OPTIONS]")
     assert advice == f"  try: {command} --help"
+
+
+def weft_with(stdout: int, *arguments: str) -> tuple[int, str]:
+    """Exit code and stderr of `weft` as a process of its own, with this for its stdout."""
+    program = [sys.executable, "-c", "from control.operator.cli.main import main; main()", *arguments]
+    done = subprocess.run(program, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    return done.returncode, done.stderr
+
+
+PRINTING = [
+    ("--help",),
+    ("version", "--json"),
+    ("completion", "bash"),
+    ("config", "schema"),
+    ("fdb", "--json"),
+]
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=lambda arguments: arguments[0])
+def test_a_stdout_that_is_full_is_told_in_three_lines(arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        code, told = weft_with(full.fileno(), *arguments)
+    assert (code, told.splitlines()) == (
+        1,
+        [
+            "weft: error: cannot write to stdout: No space left on device",
+            "  why: what was printed is not complete",
+            "  try: write it elsewhere, or make room",
+        ],
+    )
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=lambda arguments: arguments[0])
+def test_a_reader_that_has_gone_is_told_nothing(arguments: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert weft_with(writer, *arguments) == (141, "")
+    finally:
+        os.close(writer)
+
+
+def test_an_error_elsewhere_is_not_taken_for_one_of_stdout(run: Run, daemon_module: types.ModuleType) -> None:
+    def serve(_: Config) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    daemon_module.run = serve  # type: ignore[attr-defined]
+    with pytest.raises(OSError, match="No space"):
+        run("run", "--vni", "42")
 
 
 def test_a_standalone_command_is_listed_without_being_imported(

@@ -49,7 +49,8 @@ from control.membership.secure import Envelope, parse_key_untrusted
 from control.membership.snapshot import Snapshot
 from control.membership.tags import WEFT_EPOCH, WEFT_ID
 from control.operator import fields
-from control.operator.schema import Config, NetworkConfig
+from control.operator.problems import DEFAULT
+from control.operator.schema import Config, NetworkConfig, default_bind
 from control.operator.schema import GossipConfig as GossipTable
 from control.operator.views import KeysView, LeaseView
 from control.pool_files import PoolFiles
@@ -119,7 +120,10 @@ class Pool:
         table = config.gossip
         if table is None:
             raise ValueError("expected a [gossip] table, found none")
-        own = advertised(table, underlays)
+        addresses = tuple(underlays)
+        if config.origins.get("gossip.bind") == DEFAULT.text:
+            table = table.model_copy(update={"bind": default_bind(addresses)})
+        own = advertised(table, addresses)
         with ExitStack() as undo:
             files = PoolFiles.open(Path(config.node.state_dir), table.keyring)
             undo.callback(files.close)

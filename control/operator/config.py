@@ -39,9 +39,11 @@ from control.operator.schema import (
     PeerConfig,
     Strictness,
     Switch,
+    default_bind,
 )
 from control.operator.toml_lines import TomlPath, key_lines
 from control.operator.validation import validate
+from overlay.addr import parse_ip
 from overlay.errors import ConfigError, Problem
 
 __all__ = [
@@ -259,12 +261,24 @@ class _Layers:
         if ("gossip",) not in self.origins and gossip and not {"bind", "join"} & gossip.keys():
             why = "gossip is off: expected --gossip-bind or --join with it"
             self.findings.append(Finding(("gossip", *sorted(gossip)[:1]), why))
+        self._add_bind()
         networks = self.document.setdefault("network", [])
         if networks == []:
             self.findings.append(Finding(("network",), "expected a [[network]] table or --vni, found none"))
         for index, network in enumerate(networks if isinstance(networks, list) else []):
             if isinstance(network, dict):
                 self._add_net_conf(network, index)
+
+    def _add_bind(self) -> None:
+        """Where the underlay's addresses are written here; where they are not, the pool does the same."""
+        gossip, node = self.document.get("gossip"), self.document["node"]
+        if not isinstance(gossip, dict) or "bind" in gossip or not isinstance(node, dict):
+            return
+        try:
+            written = [parse_ip(str(each)) for each in node.get("underlay", ())]
+        except (ValueError, TypeError):
+            return
+        gossip["bind"] = str(default_bind(written))
 
     def _add_net_conf(self, network: Document, index: int) -> None:
         """What Flannel's file says, under what the operator's own does not."""

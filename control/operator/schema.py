@@ -7,7 +7,7 @@ key is declared once.  Everything is frozen: a configuration in force does not c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +34,7 @@ from control.operator.fields import (
     VniField,
     VtepField,
 )
-from overlay.addr import NetworkId, Vtep, parse_ip
+from overlay.addr import IpAddress, NetworkId, Vtep, parse_ip
 
 # From the specification
 VXLAN_PORT = 4789  # RFC 7348 section 5, assigned by IANA
@@ -48,6 +48,9 @@ CORE_MAX = 1023  # the last that a cpu_set_t of glibc has room for
 FDB_MAX = 1 << 20
 AGEING_MAX = 1_000_000  # seconds, the most IEEE 802.1Q-2018 table 8-6 allows
 
+
+# Gossip is for others: it is received at every address of one family.
+GOSSIP_BIND = {4: Endpoint("0.0.0.0", GOSSIP_PORT), 6: Endpoint("::", GOSSIP_PORT)}  # noqa: S104
 
 Sources = tuple[Path | str | None, Mapping[str, object], Mapping[str, str]]
 """A file, flags and variables."""
@@ -105,6 +108,12 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
+def default_bind(underlays: Iterable[IpAddress]) -> Endpoint:
+    """Where a node with these addresses gossips if nobody says: over IPv4 if it can, else over IPv6."""
+    versions = {address.version for address in underlays if not address.is_link_local}
+    return GOSSIP_BIND[6 if versions == {6} else 4]
+
+
 def _list(**details: Any) -> Any:
     """A TOML array held as a tuple."""
     return Field(default=(), strict=False, **details)
@@ -158,8 +167,8 @@ class OffloadConfig(Table):
 class GossipConfig(Table):
     """The pool.  Without this table a node knows its static peers only."""
 
-    bind: GossipEndpointField = Endpoint("0.0.0.0", GOSSIP_PORT)  # noqa: S104 - gossip is for others
-    """The address where gossip is received, its port over UDP and TCP."""
+    bind: GossipEndpointField = GOSSIP_BIND[4]
+    """Where gossip is received, over UDP and TCP; default: `[::]:7946` if no underlay address is IPv4."""
     advertise: GossipEndpointField | None = None
     """What other members are told to send to; default: `bind`, if it is one address, else an underlay's."""
     join: tuple[GossipEndpointField, ...] = _list()

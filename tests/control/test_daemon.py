@@ -68,6 +68,22 @@ def sockets(place: Place) -> set[str]:
     return {" ".join(line.split()[:2] + line.split()[4:6]) for line in told}
 
 
+# ── It can be ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("underlay", ["2001:db8::1", "eth0"])
+def test_on_a_host_without_ipv4_a_seed_is_all_a_pool_needs(
+    build_lab: BuildLab, tmp_path: Path, underlay: str
+) -> None:
+    lab = build_lab(segment("six", NodeKind.BARE, NodeKind.BARE, underlay_version=6))
+    first = ("--name", "n1", "--underlay", underlay, "--vni", "42", "--join", "2001:db8::2")
+    second = ("--name", "n2", "--underlay", "2001:db8::2", "--vni", "42", "--join", "2001:db8::1")
+    with serve(lab["n1"], tmp_path / "n1", *first) as n1, serve(lab["n2"], tmp_path / "n2", *second) as n2:
+        eventually("n1 has n2", lambda: view(n1, "status")["peers"]["alive"] == 1)
+        eventually("n2 has n1", lambda: view(n2, "status")["peers"]["alive"] == 1)
+        assert view(n1, "status")["gossip"]["address"] == "[2001:db8::1]:7946"
+
+
 # ── It cannot be ────────────────────────────────────────────────────────────────────────────────────────
 
 

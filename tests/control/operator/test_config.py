@@ -521,6 +521,28 @@ def test_a_flag_cannot_choose_between_two_networks(tmp_path: Path) -> None:
     assert problem.startswith("--vni: expected one network, found 2")
 
 
+@pytest.mark.parametrize(
+    ("underlay", "bind"),
+    [
+        (("2001:db8::1",), "[::]:7946"),
+        (("2001:db8::1", "192.0.2.1"), "0.0.0.0:7946"),
+        (("2001:db8::1", "eth0"), "0.0.0.0:7946"),  # which addresses it has, only the daemon can see
+        ((), "0.0.0.0:7946"),
+    ],
+)
+def test_gossip_is_received_over_ipv6_where_no_underlay_address_is_ipv4(
+    underlay: tuple[str, ...], bind: str
+) -> None:
+    flags = {"vni": 1, "underlay": underlay, "join": ("n2.example",)}
+    config = load(None, flags, {})
+    assert config.gossip is not None
+    assert str(config.gossip.bind) == bind
+    assert config.origins["gossip.bind"] == "default"
+    told = load(None, {**flags, "gossip-bind": "0.0.0.0"}, {})
+    assert told.gossip is not None
+    assert str(told.gossip.bind) == "0.0.0.0:7946"
+
+
 def test_a_keyring_without_gossip_is_a_problem() -> None:
     (problem,) = problems(None, {"vni": 1, "keyring": "/k"})
     assert problem.startswith("--keyring: gossip is off")

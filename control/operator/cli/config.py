@@ -13,6 +13,7 @@ from control.operator.cli.output import daemon_options, json_option, print_json
 from control.operator.client import Client
 from control.operator.config import Config, as_plain, check_supported, load
 from control.operator.failure import ExitCode, Failure
+from control.operator.json_schema import json_schema
 from control.operator.kernel_peer import Membership, flannel_membership, membership
 from control.operator.toml_text import as_toml
 from overlay.errors import ConfigError
@@ -73,7 +74,7 @@ def show(path: str | None, daemon: Client, as_json: bool, running: bool, **flags
 @json_option
 def schema(as_json: bool) -> None:
     """JSON Schema of the configuration file, for editors."""
-    document = Config.model_json_schema(by_alias=True)
+    document = json_schema()
     if as_json:
         print_json("weft.config-schema/1", document)
     else:

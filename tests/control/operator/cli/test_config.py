@@ -92,6 +92,8 @@ def test_show_running_asks_the_daemon(run: Run) -> None:
 def test_schema_is_json_schema(run: Run) -> None:
     document = json.loads(run("config", "schema").stdout)
     assert document["$defs"]["NetworkConfig"]["properties"]["mtu"]["anyOf"][0] == {"const": "auto"}
+    bind = document["$defs"]["GossipConfig"]["properties"]["bind"]
+    assert (bind["type"], bind["default"]) == ("string", "0.0.0.0:7946")
     wrapped = json.loads(run("config", "schema", "--json").stdout)
     assert wrapped == {"schema": "weft.config-schema/1", "data": document}
 

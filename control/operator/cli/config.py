@@ -91,14 +91,19 @@ def schema(as_json: bool) -> None:
     help="A host with the kernel's vxlan module and iproute2.",
 )
 @click.option("--flannel", "tools", flag_value="flannel", help="A host with flanneld, and etcd beside it.")
-@click.option("--network", "name", metavar="NAME", help="Which network, where there are several.")
+@click.option(
+    "--network",
+    "which",
+    metavar="NAME|CIDR",
+    help="Which network, where there are several; with a slash, the whole overlay, as `weft run` takes it.",
+)
 @click.option("--for", "host", metavar="ADDRESS", help="Only for this peer.")
 @click.option("--member-address", metavar="ADDRESS/LENGTH", help="The overlay address the other host gets.")
 def peer(
     path: str | None,
     as_json: bool,
     tools: str | None,
-    name: str | None,
+    which: str | None,
     host: str | None,
     member_address: str | None,
     **flags: object,
@@ -107,10 +112,13 @@ def peer(
 
     \b
       weft config peer --kernel --config weft.toml --for 192.0.2.2 | ssh root@192.0.2.2 sh
+      weft config peer --flannel --mode routed --network 10.5.0.0/16 --subnet 10.5.1.0/24 --peer …
     """  # noqa: D301 - click's mark for a paragraph that keeps its lines
     if tools is None:
         raise click.UsageError("expected --kernel or --flannel: with which tools the other host joins")
-    loaded = load(path, flags, os.environ)
+    is_cidr = which is not None and "/" in which  # no network's name has one
+    name = None if is_cidr else which
+    loaded = load(path, {**flags, "network": which if is_cidr else None}, os.environ)
     if tools == "flannel":
         members = flannel_membership(loaded, name)
     else:

@@ -125,6 +125,28 @@ def test_peer_kernel_with_several_peers_replicates_to_all_the_others(run: Run) -
     ]
 
 
+ROUTED = (
+    *("--mode", "routed", "--network", "10.5.0.0/16", "--subnet", "10.5.1.0/24", "--underlay", "192.0.2.1"),
+    *("--peer", '{vtep = "192.0.2.2", subnet = "10.5.2.0/24", mac = "02:00:00:00:00:02"}'),
+)
+
+
+def test_peer_of_a_routed_network_takes_the_flags_that_run_takes(run: Run) -> None:
+    kernel, flannel = (run("config", "peer", tools, *ROUTED) for tools in ("--kernel", "--flannel"))
+    assert (kernel.exit_code, flannel.exit_code) == (0, 0)
+    assert "ip -4 route replace 10.5.1.0/24 via 10.5.1.0 dev flannel.1 onlink" in kernel.stdout.splitlines()
+    assert '"Network":"10.5.0.0/16"' in flannel.stdout
+
+
+def test_the_network_of_peer_is_a_name_where_it_has_no_slash(run: Run, good: str) -> None:
+    assert run("config", "peer", "--kernel", "--config", good, "--network", "lab").exit_code == 0
+    missing = run("config", "peer", "--kernel", "--config", good, "--network", "pods")
+    assert (missing.exit_code, missing.stderr.splitlines()[0]) == (5, "weft: error: no such network: pods")
+    wrong = run("config", "peer", "--kernel", "--mode", "routed", "--network", "10.5.0.1/16")
+    assert wrong.exit_code == 2
+    assert "--network: expected a subnet like 10.5.0.0/16" in wrong.stderr
+
+
 def test_peer_kernel_without_peers_is_for_any_host(run: Run) -> None:
     result = run("config", "peer", "--kernel", "--json", "--vni", "5", "--underlay", "192.0.2.1")
     (member,) = json.loads(result.stdout)["data"]

@@ -45,7 +45,10 @@ MTU_MAX = (1 << 16) - 1
 # Ours
 QUOTED_MAX = 60  # characters of a wrong value shown back to the operator
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NAME_MAX = 128  # characters
+NAME_FORM = f"1 to {NAME_MAX} letters, digits, dots, dashes and underscores, a letter or digit first"
+
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_MAX - 1}}}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 
@@ -143,7 +146,7 @@ def is_name(value: object) -> bool:
 
 def _name(text: str) -> str:
     if not is_name(text):
-        raise ValueError(f"expected a name of letters, digits, dots and dashes, found {found(text)}")
+        raise ValueError(f"expected a name of {NAME_FORM}, found {found(text)}")
     return text
 
 

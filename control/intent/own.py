@@ -50,6 +50,7 @@ def own_networks(
                 macs=part.macs[:macs],
                 ips=part.ips[:ips],
                 leases=besides.leases,
+                network=network.network,
             )
         )
     return tuple(records)

@@ -2,8 +2,9 @@
 
 On the wire a network is its encapsulation, its VNI and its port; its name is the operator's, and each node
 may have its own.  So networks are paired by what is on the wire first.  What is left over and still seems to
-be meant for one another - the same VNI on another port, the same name with another VNI - is a mistake in
-somebody's configuration: both nodes come to the same conclusion, and both name it.
+be meant for one another - the same VNI on another port, the same overlay in another encapsulation, the same
+name with another VNI - is a mistake in somebody's configuration: both nodes come to the same conclusion, and
+both name it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Protocol
 
 from control.membership.recordbody import NetworkRecord
 from overlay.addr import NetworkId
+from overlay.route import IpNetwork
 
 
 class NetworkKind(Protocol):
@@ -29,6 +31,8 @@ class NetworkKind(Protocol):
     def vni(self) -> int | None: ...
     @property
     def port(self) -> int: ...
+    @property
+    def network(self) -> IpNetwork | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,10 @@ def pair(
                 f"port = {min(own.port, their.port)} on both: stock VTEPs know one port for all",
             )
         )
-    troubles += [_mismatch(own, their, node) for own, their in _take_pairs(mine, other, _has_the_same_name)]
+    for own, their in _take_pairs(mine, other, _is_the_same_overlay):
+        troubles.append(_mismatch(own, their, node, "give one another `network`"))
+    for own, their in _take_pairs(mine, other, _has_the_same_name):
+        troubles.append(_mismatch(own, their, node, "give one another name"))
     return shared, troubles
 
 
@@ -92,17 +99,21 @@ def _is_on_another_port(own: NetworkKind, their: NetworkRecord) -> bool:
     )
 
 
+def _is_the_same_overlay(own: NetworkKind, their: NetworkRecord) -> bool:
+    return own.network is not None and own.network == their.network
+
+
 def _has_the_same_name(own: NetworkKind, their: NetworkRecord) -> bool:
     return own.id == their.name
 
 
-def _mismatch(own: NetworkKind, their: NetworkRecord, node: str) -> Trouble:
+def _mismatch(own: NetworkKind, their: NetworkRecord, node: str, otherwise: str) -> Trouble:
     for key in ("mode", "encap", "vni", "port"):
         here, there = getattr(own, key), getattr(their, key)
         if here != there:
             return Trouble(
                 f"network {own.id}: {_WORDS[key]} {here} here, {there} on {node}",
-                f"make `{key}` of [[network]] {own.id} the same on both, or give one another name",
+                f"make `{key}` of [[network]] {own.id} the same on both, or {otherwise}",
             )
     raise ValueError(f"expected networks that differ, found {own.id} twice")
 

@@ -47,6 +47,7 @@ FOUNDERS_MAX = 64  # of one network
 ID_OCTETS = 64
 WORD_OCTETS = 32
 POOL_ID_OCTETS = 16
+SUBNET_OCTETS = 43  # of its text: 39 of an IPv6 address and its prefix
 
 _MAC_ENTRY, _IP_ENTRY = 10, 22
 
@@ -128,6 +129,7 @@ class NetworkRecord:
         macs: What is behind its device, itself included.
         ips: Who has which address there.
         leases: Where subnets are leased, what it has to say of that.
+        network: The whole overlay of a routed network; None also from a weft that does not say.
     """
 
     name: NetworkId
@@ -141,6 +143,7 @@ class NetworkRecord:
     macs: tuple[LocalMac, ...] = ()
     ips: tuple[tuple[IpAddress, Mac], ...] = ()
     leases: LeaseWord | None = None
+    network: IpNetwork | None = None
 
 
 # Writing.
@@ -171,6 +174,8 @@ def _network(network: NetworkRecord) -> dict[str, object]:
         told["Subnets"] = [str(subnet) for subnet in network.subnets]
     if network.leases is not None:
         told["Leases"] = _leases(network.leases)
+    if network.network is not None:
+        told["Network"] = str(network.network)
     return told
 
 
@@ -243,6 +248,9 @@ def _network_untrusted(fields: Fields) -> NetworkRecord:
         ips=_ips_untrusted(fields.octets(b"Ips", RECORD_OCTETS)),
         leases=_leases_untrusted(Fields(fields.mapping(b"Leases"), "leases"))
         if fields.has(b"Leases")
+        else None,
+        network=_subnet_untrusted(fields.octets(b"Network", SUBNET_OCTETS))
+        if fields.has(b"Network")
         else None,
     )
 

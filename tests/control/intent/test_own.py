@@ -44,9 +44,10 @@ def test_a_bridged_network_says_where_it_is_and_what_is_behind_it() -> None:
 
 def test_a_routed_network_says_its_subnet_and_its_leases() -> None:
     subnet, word = ip_network("10.5.1.0/24"), LeaseWord(bytes(16))
-    intent = Intent(PODS, "routed", "flannel-udp", None, 8285)
+    intent = Intent(PODS, "routed", "flannel-udp", None, 8285, network=ip_network("10.5.0.0/16"))
     (said,) = own_networks([intent], Ours(UNDERLAYS), {PODS: Routed((subnet,), word)})
     assert (said.subnets, said.leases, said.mac, said.vni) == ((subnet,), word, None, None)
+    assert said.network == intent.network
 
 
 @given(st.lists(st.integers(0, 1500), max_size=70))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from control.intent.shared import pair
 from control.membership.recordbody import NetworkRecord
 from overlay.addr import NetworkId, Vni
+from overlay.route import IpNetwork
 
 LAB = NetworkId("lab")
 
@@ -22,6 +24,7 @@ class Ours:
     encap: str = "vxlan"
     vni: int | None = 42
     port: int = 4789
+    network: IpNetwork | None = None
 
 
 THEIRS = NetworkRecord(LAB, "bridge", "vxlan", Vni(42), 4789)
@@ -54,6 +57,42 @@ def test_one_name_for_two_networks_is_a_mistake_with_a_fix(change: dict[str, obj
     assert shared == []
     assert words in trouble.problem
     assert trouble.fix
+
+
+PODS = ip_network("10.5.0.0/16")
+OVER_VXLAN = Ours(NetworkId("weft0"), "routed", "vxlan", 1, 8472, PODS)
+OVER_UDP = Ours(NetworkId("flannel0"), "routed", "flannel-udp", None, 8285, PODS)
+
+
+def said_of(network: Ours) -> NetworkRecord:
+    """What a node that has it says of it."""
+    vni = None if network.vni is None else Vni(network.vni)
+    return NetworkRecord(network.id, network.mode, network.encap, vni, network.port, network=network.network)
+
+
+@pytest.mark.parametrize(
+    ("ours", "other", "words"),
+    [
+        (OVER_VXLAN, OVER_UDP, "network weft0: encapsulation vxlan here, flannel-udp on n2"),
+        (OVER_UDP, OVER_VXLAN, "network flannel0: encapsulation flannel-udp here, vxlan on n2"),
+        (OVER_VXLAN, replace(OVER_VXLAN, id=NetworkId("pods"), vni=2), "network weft0: VNI 1 here, 2 on n2"),
+        (OVER_UDP, replace(OVER_UDP, id=NetworkId("pods"), port=8286), "port 8285 here, 8286 on n2"),
+    ],
+)
+def test_one_overlay_in_two_forms_is_named_on_both_sides_whatever_each_calls_it(
+    ours: Ours, other: Ours, words: str
+) -> None:
+    shared, (trouble,) = pair([ours], [said_of(other)], "n2")
+    assert shared == []
+    assert words in trouble.problem
+    assert "another `network`" in trouble.fix
+
+
+def test_two_overlays_in_two_forms_have_nothing_to_do_with_one_another() -> None:
+    elsewhere = replace(OVER_UDP, network=ip_network("10.6.0.0/16"))
+    assert pair([OVER_VXLAN], [said_of(elsewhere)], "n2") == ([], [])
+    silent = replace(UDP, name=NetworkId("flannel0"))  # of a weft that does not say which overlay it is
+    assert pair([OVER_VXLAN], [silent], "n2") == ([], [])
 
 
 def test_another_port_is_shared_and_named() -> None:

@@ -64,6 +64,7 @@ FULL = NetworkRecord(
             Grant(ip_network("10.5.2.0/24"), "n2", "id2", 2, is_released=True),
         ),
     ),
+    network=ip_network("10.5.0.0/16"),
 )
 GRANT = Grant(ip_network("10.5.1.0/24"), "n1", "id1", 1)
 MESSAGES: list[RecordMessage] = [
@@ -151,6 +152,9 @@ def told(**changes: object) -> bytes:
         told(Ips=bytes(21)),
         told(Ips=bytes(16) + mac(1)),
         told(Ips=ip_address("ff02::1").packed + mac(1)),
+        told(Network=""),
+        told(Network="10.5.0.1/16"),
+        told(Network=7),
         told(Subnets=["10.5.1.1/24"]),
         told(Subnets=[7]),
         told(Leases={"Pool": bytes(15)}),
@@ -213,7 +217,7 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 FIELDS = st.sampled_from(
-    ["Name", "Mode", "Encap", "VNI", "Port", "Vteps", "Mac", "Macs", "Ips", "Subnets", "Leases"]
+    ["Name", "Mode", "Encap", "VNI", "Port", "Vteps", "Mac", "Macs", "Ips", "Subnets", "Leases", "Network"]
 )
 
 

@@ -26,6 +26,9 @@ from overlay.tables import (
 from overlay.verdict import Drop, DropReason, TableKey, Verdict
 from tunnel.interfaces import Buffer, Datapath, Point
 
+# From the specification
+MAC_PAIR = 12  # octets: IEEE 802.3-2018 section 3.2, destination and source address
+
 # Ours
 EVENTS_HELD = 1024  # for each watcher
 DROP_EVENTS_PER_SECOND = 50.0  # of one reason in one network: a flood of drops is a counter, not a stream
@@ -86,11 +89,14 @@ class Events:
             self._drops[place] = bucket
         if not bucket.take(1, now=now):
             return
-        detail: dict[str, str | int | float] = {"reason": verdict.reason.name, "octets": len(frame)}
-        if len(frame) >= 12:
-            detail |= {"dst": format_mac(bytes(frame[0:6])), "src": format_mac(bytes(frame[6:12]))}
-        text = f"{verdict.reason.name} {detail.get('src', '')} → {detail.get('dst', '')} {len(frame)} octets"
-        self.publish("drop", network, text, **detail)
+        reason = verdict.reason.name
+        detail: dict[str, str | int | float] = {"reason": reason, "octets": len(frame)}
+        between = ""
+        if verdict.reason is not DropReason.TRUNCATED and _has_stations(frame):
+            destination, source = format_mac(bytes(frame[0:6])), format_mac(bytes(frame[6:12]))
+            detail |= {"dst": destination, "src": source}
+            between = f" {source} → {destination}"
+        self.publish("drop", network, f"{reason}{between} {len(frame)} octets", **detail)
 
     def _tables_changed(self, delta: TableDelta, touched: frozenset[TableKey]) -> None:
         if not self._queues:
@@ -109,3 +115,8 @@ class Events:
                     self.publish("peer", network, f"VTEP {vtep} left", vtep=str(vtep))
                 case _:
                     pass
+
+
+def _has_stations(frame: Buffer) -> bool:
+    """Whether it begins with two MACs: of what was cut short the datagram is shown, a packet wears zeros."""
+    return len(frame) >= MAC_PAIR and bytes(frame[:MAC_PAIR]) != bytes(MAC_PAIR)

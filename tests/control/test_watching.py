@@ -25,6 +25,9 @@ from control.watching import DROP_EVENTS_PER_SECOND, EVENTS_HELD, Events
 from overlay.addr import Vtep
 from overlay.fdb import Origin
 from overlay.tables import FdbRemove, FdbReplace, NeighborReplace, VtepRemove, VtepReplace
+from overlay.verdict import Drop, DropReason
+from tunnel.flannel_udp import ETHERNET
+from tunnel.interfaces import Point
 
 IN = frame(LOCAL, REMOTE)
 
@@ -99,11 +102,24 @@ def test_a_drop_is_told_with_its_reason_and_addresses(engine: Engine) -> None:
         "src": "02:0b:00:00:00:01",
         "dst": "02:0a:00:00:00:01",
     }
+    assert event.text == f"UNKNOWN_VTEP 02:0b:00:00:00:01 → 02:0a:00:00:00:01 {len(IN)} octets"
 
 
-def test_a_drop_too_short_for_addresses_is_told_without(engine: Engine) -> None:
-    (event,) = watched(engine, lambda: engine.datagrams(b"short"))
-    assert event.detail == {"reason": "TRUNCATED", "octets": 5}
+@pytest.mark.parametrize("datagram", [b"short", bytes.fromhex("0800000000002a00ff") + b"\xff" * 9])
+def test_a_datagram_too_short_for_a_frame_is_told_without_addresses(engine: Engine, datagram: bytes) -> None:
+    (event,) = watched(engine, lambda: engine.datagrams(datagram))
+    assert event.detail == {"reason": "TRUNCATED", "octets": len(datagram)}
+    assert event.text == f"TRUNCATED {len(datagram)} octets"
+
+
+def test_a_bare_packet_is_of_no_two_stations(engine: Engine) -> None:
+    source = Events(engine.datapath, engine.tables, engine.clock)
+
+    def happening() -> None:
+        source.observe(Point.DROP, NETWORK, ETHERNET + bytes(20), Drop(DropReason.NO_ROUTE))
+
+    (event,) = watched(engine, happening, events=source)
+    assert event.detail == {"reason": "NO_ROUTE", "octets": 34}
 
 
 def test_a_flood_of_drops_is_a_counter_and_no_stream(engine: Engine) -> None:

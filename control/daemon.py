@@ -38,6 +38,7 @@ from control.operator import config as configuration
 from control.operator.build import native_obstacle
 from control.operator.schema import Config, Mode, NetworkConfig, NodeConfig, Switch
 from control.operator.systemd import notify, reloading
+from control.operator.takeover import take_over
 from control.routed import serve, sweep
 from control.steering import Steering, next_release, nodes_that_count, survey_of
 from control.upkeep import aged, look_pause, refresh
@@ -664,7 +665,7 @@ class Daemon:
             log.warning("network %s: %s", network.id, error)
 
     def _reload(self) -> None:
-        """SIGHUP: takes over changed peers, and names what needs a restart."""
+        """SIGHUP: takes over changed peers, and names what waits for a restart."""
         notify(reloading())
         self._take_over()
         notify("READY=1")
@@ -676,24 +677,16 @@ class Daemon:
         except ConfigError as error:
             log.error("configuration not reloaded: %s", error)
             return
-        changed = configuration.differences(self._config, new)
-        if [network.id for network in new.networks] != [network.id for network in self._config.networks]:
-            log.warning("networks were added or removed: restart to take that over")
-            return
-        kept = [key for key in changed if ".peers" not in key]
-        if kept:
-            log.warning("changed and needs a restart: %s", ", ".join(kept))
-        served = {network.id: network for network in self._config.networks}
-        networks = tuple(
-            served[network.id].model_copy(update={"peers": network.peers}) for network in new.networks
-        )
-        self._config = self._config.model_copy(update={"networks": networks})
+        taken = take_over(self._config, new)
+        if taken.waiting:
+            log.warning("changed and needs a restart: %s", ", ".join(taken.waiting))
+        self._config = taken.config
         self._introspector.use_config(self._config)
         if self._pool is not None:
-            self._pool.take_over(networks)
+            self._pool.take_over(self._config.networks)
+        configs = {config.id: config for config in self._config.networks}
         for network in self._networks.values():
-            config = next(each for each in networks if each.id == network.id)
-            network.config = config.model_copy(update={"subnet": network.config.subnet})
+            network.config = configs[network.id].model_copy(update={"subnet": network.config.subnet})
             if not network.programs_kernel:
                 self._program(network)
         self._rang.set()  # the rest takes a thread: neighbors and routes have their order with the tables

@@ -172,8 +172,14 @@ def reload(config: Config) -> Config:
 
 
 def differences(old: Config, new: Config) -> tuple[str, ...]:
-    """The keys (`network[0].peers`) whose values differ."""
-    before, after = dict(_leaves(as_plain(old))), dict(_leaves(as_plain(new)))
+    """The keys (`network[0].peers`) whose values differ, as `old` numbers its networks.
+
+    Networks are the same by their name; of one that only one of the two has, nothing is said.
+    """
+    ours, theirs = as_plain(old), as_plain(new)
+    named = {network["name"]: network for network in theirs["network"]}
+    theirs["network"] = [named.get(network["name"], network) for network in ours["network"]]
+    before, after = dict(_leaves(ours)), dict(_leaves(theirs))
     changed = [at for at in {**before, **after} if before.get(at) != after.get(at)]
     return tuple(dotted(at) for at in changed)
 

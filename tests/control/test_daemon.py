@@ -379,6 +379,28 @@ def test_sighup_takes_over_changed_peers_and_names_what_needs_a_restart(n1: Plac
         assert daemon.is_ready()
 
 
+OTHER = """\
+
+[[network]]
+name = "{name}"
+vni = {vni}
+device = "weft{vni}"
+"""
+
+
+def test_sighup_takes_over_peers_beside_networks_that_come_and_go(n1: Place, tmp_path: Path) -> None:
+    file = tmp_path / "weft.toml"
+    first = FILE.format(mtu=1400, peers='["192.0.2.2"]') + OTHER.format(name="red", vni=7)
+    with serve(n1, tmp_path, configuration=first) as daemon:
+        second = FILE.format(mtu=1400, peers='["192.0.2.3"]') + OTHER.format(name="blue", vni=8)
+        file.write_text(second)
+        daemon.process.send_signal(signal.SIGHUP)
+        eventually("the peers are the new ones", lambda: peers_of(daemon) == {"192.0.2.3"})
+        assert "needs a restart: network blue (added), network red (removed)\n" in daemon.read_output()
+        assert [network["name"] for network in view(daemon, "status")["networks"]] == ["lab", "red"]
+        assert daemon.is_ready()
+
+
 def test_systemd_hears_that_it_is_ready_is_reloading_and_ends(
     n1: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,11 +41,12 @@ from control.membership.events import (
 )
 from control.membership.gossip import Gossip
 from control.membership.keyquery import KeyStep
+from control.membership.keys import parse_key_untrusted
 from control.membership.member import Endpoint, Member, MemberState, state_word
 from control.membership.peer import Peer
 from control.membership.recordbody import LeaseWord, NetworkRecord
 from control.membership.records import RecordStatistics
-from control.membership.secure import Envelope, parse_key_untrusted
+from control.membership.secure import Envelope
 from control.membership.snapshot import Snapshot
 from control.membership.tags import WEFT_EPOCH, WEFT_ID
 from control.operator import fields

@@ -9,7 +9,6 @@ The directory is held by one daemon at a time: two with one identity would be on
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 from contextlib import ExitStack
@@ -18,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from control.membership.config import MEMBERS_MAX
+from control.membership.keys import format_keyring, parse_keyring_untrusted
 from control.membership.member import MemberState
-from control.membership.secure import Keyring, format_key, parse_key_untrusted
+from control.membership.secure import Keyring
 from control.membership.snapshot import Snapshot, encode_snapshot, parse_snapshot_untrusted, snapshot_of
 from control.state import KeptFile, hold_directory, read_file
-from overlay.errors import ConfigError, DeviceError, MembershipError, Problem, WireError
+from overlay.errors import ConfigError, DeviceError, Problem, WireError
 
 if TYPE_CHECKING:
     from control.membership.serf import Serf
@@ -63,7 +63,7 @@ class PoolFiles:
             keyring, keyring_file = Keyring(), None
             if keyring_path is not None:
                 keyring = read_keyring(Path(keyring_path))
-                keyring_file = KeptFile(Path(keyring_path), on_disk=_format_keyring(keyring))
+                keyring_file = KeptFile(Path(keyring_path), on_disk=format_keyring(keyring.keys))
             files = cls(start, KeptFile(path), keyring, keyring_file)
             files._closing = undo.pop_all()
         return files
@@ -94,12 +94,12 @@ class PoolFiles:
         # The core belongs to the loop: only the text leaves it.
         await asyncio.to_thread(self._snapshot_file.keep, self._snapshot_of(core))
         if self._keyring_file is not None:
-            await asyncio.to_thread(self._keyring_file.keep, _format_keyring(self.keyring))
+            await asyncio.to_thread(self._keyring_file.keep, format_keyring(self.keyring.keys))
 
     def keep_keyring(self) -> None:
         """Has the disk hold the keys in use: after a restart they are what lets us in."""
         if self._keyring_file is not None:
-            self._keyring_file.keep(_format_keyring(self.keyring))
+            self._keyring_file.keep(format_keyring(self.keyring.keys))
 
     @property
     def problems(self) -> list[DeviceError]:
@@ -129,16 +129,9 @@ def read_keyring(path: Path) -> Keyring:
     if text is None:
         raise ConfigError(Problem("gossip.keyring", f"expected a file at {path}, found none"))
     try:
-        keys = json.loads(text)
-        if not isinstance(keys, list) or not keys:
-            raise ValueError("expected a JSON list of at least one base64 key")
-        return Keyring(parse_key_untrusted(str(key)) for key in keys)
-    except (ValueError, RecursionError, WireError, MembershipError) as error:
+        return Keyring(parse_keyring_untrusted(text))
+    except WireError as error:
         raise ConfigError(Problem("gossip.keyring", f"{path}: {error}")) from None
-
-
-def _format_keyring(keyring: Keyring) -> str:
-    return json.dumps([format_key(key) for key in keyring.keys], indent=2) + "\n"
 
 
 def _remembered(path: Path) -> Snapshot:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from control.membership.events import KeysAnswered
-from control.membership.secure import Keyring, format_key
+from control.membership.keys import format_key
+from control.membership.secure import Keyring
 from control.membership.serfwire import (
     INSTALL_KEY,
     LIST_KEYS,

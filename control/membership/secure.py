@@ -15,13 +15,12 @@ A pool with keys takes nothing that is not encrypted, a labelled one nothing wit
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from control.membership.keys import KEY_OCTETS, KEYS_MAX
 from control.membership.wire import ENCRYPT, LABEL
 from overlay.errors import MalformedError, MembershipError, TruncatedError, UnsupportedError
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 # From memberlist
-KEY_OCTETS = (16, 24, 32)
 NONCE_OCTETS = 12
 TAG_OCTETS = 16
 BLOCK_OCTETS = 16
@@ -37,9 +35,6 @@ PADDED, UNPADDED = 0, 1
 LABEL_OCTETS = 255
 SEALED_EXTRA = 1 + NONCE_OCTETS + TAG_OCTETS
 STREAM_HEAD = 5
-
-# Ours
-KEYS_MAX = 16
 
 
 class Keyring:
@@ -96,26 +91,6 @@ class Keyring:
         if self._ciphers and key == self.keys[0]:
             raise MembershipError("removing the primary key is not allowed")
         self._ciphers.pop(key, None)
-
-
-def parse_key_untrusted(text: str) -> bytes:
-    """The key a keyring file or an operator writes in base64.
-
-    Raises:
-        MalformedError: Not base64, or not the length of an AES key.
-    """
-    try:
-        key = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise MalformedError("key: expected base64") from None
-    if len(key) not in KEY_OCTETS:
-        raise MalformedError(f"key: expected 16, 24 or 32 octets, found {len(key)}")
-    return key
-
-
-def format_key(key: bytes) -> str:
-    """The key as keyring files and operators write it."""
-    return base64.b64encode(key).decode()
 
 
 class Envelope:

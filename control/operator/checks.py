@@ -1,8 +1,8 @@
 """What no single key can tell: keys that contradict each other, two networks that want the same thing.
 
 Each check takes the typed configuration and yields findings; `config.load` reports them beside the
-problems of single keys.  `unsupported` is another question: a configuration can be right and this build
-unable to run it yet.
+problems of single keys.  Two are other questions: `incomplete`, for what a file leaves out a flag may say;
+and `unsupported`, for a configuration can be right and this build, or this user, unable to run it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from ipaddress import IPv4Address, IPv6Address
 
 from control.operator.build import native_obstacle
 from control.operator.fields import IPV6_MTU_MIN
+from control.operator.keyring import unreadable
 from control.operator.problems import Finding
-from control.operator.schema import Config, Encap, Engine, Mode, NetworkConfig
+from control.operator.schema import Config, Encap, Engine, Mode, NetworkConfig, NodeConfig
 from control.operator.toml_lines import TomlPath
-from overlay.addr import Mac, Vtep, format_mac
+from overlay.addr import Mac, Vtep, format_mac, parse_ip
 
 # From the specification
 SUBNET_ADDRESSES_MIN = 4  # the base is the tunnel device's, the next a bridge's: Flannel takes no /31 either
@@ -27,7 +28,9 @@ ROUTED_ONLY = ("network", "net_conf", "subnet", "subnet_len", "founders", "subne
 def contradictions(config: Config) -> Iterator[Finding]:
     """Every way in which the keys cannot all hold."""
     yield from _duplicate_underlays(config)
+    yield from _workers(config)
     yield from _cores(config)
+    yield from _gossip(config)
     for index, network in enumerate(config.networks):
         at: TomlPath = ("network", index)
         yield from _format(network, at)
@@ -47,6 +50,40 @@ def _duplicate_underlays(config: Config) -> Iterator[Finding]:
         if underlay in seen:
             yield Finding(("node", "underlay", index), f"{underlay} is listed twice")
         seen.add(underlay)
+
+
+def _workers(config: Config) -> Iterator[Finding]:
+    """Only the native engine has threads."""
+    if config.node.engine is not Engine.PYTHON:
+        return
+    why = "the engine in Python has one thread, the daemon's"
+    if (workers := config.node.workers) > 1:
+        yield Finding(("node", "workers"), f"expected 1, found {workers}: {why}", 'engine = "native"')
+    if config.node.cores:
+        yield Finding(("node", "cores"), f"expected none: {why}", 'engine = "native"')
+
+
+def _gossip(config: Config) -> Iterator[Finding]:
+    """Sockets are bound to addresses, and members tell one another addresses; seeds may be names."""
+    if config.gossip is None:
+        return
+    own = next((each for each in config.node.underlay if isinstance(each, IPv4Address | IPv6Address)), None)
+    endpoints = (
+        ("bind", config.gossip.bind, "0.0.0.0"),  # noqa: S104 - every address: that is the default
+        ("advertise", config.gossip.advertise, None if own is None else str(own)),
+    )
+    for key, endpoint, suggestion in endpoints:
+        if endpoint is not None and not _is_address(endpoint.host):
+            why = f"expected an address, found the name {endpoint.host}"
+            yield Finding(("gossip", key), why, suggestion)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        parse_ip(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _cores(config: Config) -> Iterator[Finding]:
@@ -193,18 +230,35 @@ def _mixed_ports(config: Config) -> Iterator[Finding]:
             yield Finding(("network", index, "port"), why)
 
 
-def unsupported(config: Config) -> Iterator[Finding]:
-    """What this build cannot run yet, though it is written correctly."""
-    if config.node.engine is Engine.NATIVE and (obstacle := native_obstacle()) is not None:
-        yield Finding(("node", "engine"), f"this build has no native engine: {obstacle}", '"auto"')
+def incomplete(config: Config) -> Iterator[Finding]:
+    """What a daemon would have to be told besides."""
     for index, network in enumerate(config.networks):
         if network.mode is Mode.ROUTED and config.gossip is None:
             yield from _without_a_pool(network, ("network", index))
 
 
 def _without_a_pool(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
-    """A subnet is leased in a pool: which one, a flag may have to say."""
+    """A subnet is leased in a pool: which one, a flag may have to say (`--join`)."""
     if network.founders:
         yield Finding((*at, "founders"), "expected a pool to grant leases in, found no [gossip]")
     if network.subnet is None:
         yield Finding((*at, "subnet"), "expected this node's subnet, or [gossip] to lease one, found neither")
+
+
+def unsupported(config: Config) -> Iterator[Finding]:
+    """What this build, or this user, cannot run, though it is written correctly."""
+    if config.node.engine is not Engine.PYTHON and (obstacle := native_obstacle()) is not None:
+        yield from _without_native_engine(config.node, f"this build has no native engine: {obstacle}")
+    keyring = config.gossip.keyring if config.gossip is not None else None
+    if keyring is not None and (why_not := unreadable(keyring)) is not None:
+        yield Finding(("gossip", "keyring"), why_not)
+
+
+def _without_native_engine(node: NodeConfig, why: str) -> Iterator[Finding]:
+    if node.engine is Engine.NATIVE:
+        yield Finding(("node", "engine"), why, '"auto"')
+        return
+    if node.workers > 1:
+        yield Finding(("node", "workers"), f"expected 1, found {node.workers}: {why}")
+    if node.cores:
+        yield Finding(("node", "cores"), f"expected none: {why}")

@@ -15,14 +15,15 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from control.operator.checks import unsupported
+from control.operator.checks import incomplete, unsupported
 from control.operator.fields import Range, found
+from control.operator.keyring import mistake
 from control.operator.net_conf import read_net_conf
 from control.operator.problems import DEFAULT, Finding, Origin, dotted, problem
 from control.operator.schema import (
@@ -60,6 +61,7 @@ __all__ = [
     "Strictness",
     "Switch",
     "as_plain",
+    "check_complete",
     "check_supported",
     "differences",
     "keys",
@@ -184,13 +186,26 @@ def differences(old: Config, new: Config) -> tuple[str, ...]:
     return tuple(dotted(at) for at in changed)
 
 
-def check_supported(config: Config) -> None:
-    """Passes if this build can run the configuration.
+def check_complete(config: Config) -> None:
+    """Passes if nothing is left for another flag or variable to say.
 
     Raises:
-        ConfigError: Naming each part it cannot run yet.
+        ConfigError: Naming each key that is wanted.
     """
-    problems = [Problem(dotted(each.at), each.why, None, each.suggestion) for each in unsupported(config)]
+    _raise(incomplete(config))
+
+
+def check_supported(config: Config) -> None:
+    """Passes if this build, run by this user, can run the configuration, which is complete.
+
+    Raises:
+        ConfigError: Naming each key that is wanted, and each part it cannot run.
+    """
+    _raise([*incomplete(config), *unsupported(config)])
+
+
+def _raise(findings: Iterable[Finding]) -> None:
+    problems = [Problem(dotted(each.at), each.why, None, each.suggestion) for each in findings]
     if problems:
         raise ConfigError(*problems)
 
@@ -267,6 +282,8 @@ class _Layers:
         if ("gossip",) not in self.origins and gossip and not {"bind", "join"} & gossip.keys():
             why = "gossip is off: expected --gossip-bind or --join with it"
             self.findings.append(Finding(("gossip", *sorted(gossip)[:1]), why))
+        elif isinstance(gossip, dict):
+            self._look_at_keyring(gossip.get("keyring"))
         self._add_bind()
         networks = self.document.setdefault("network", [])
         if networks == []:
@@ -285,6 +302,11 @@ class _Layers:
         except (ValueError, TypeError):
             return
         gossip["bind"] = str(default_bind(written))
+
+    def _look_at_keyring(self, path: object) -> None:
+        """Before a device is made for a pool that nobody could speak in."""
+        if isinstance(path, str) and path and "\x00" not in path and (wrong := mistake(path)) is not None:
+            self.findings.append(Finding(("gossip", "keyring"), *wrong))
 
     def _add_net_conf(self, network: Document, index: int) -> None:
         """What Flannel's file says, under what the operator's own does not."""

@@ -23,9 +23,9 @@ from support.serf_agent import GOSSIP_PORT, fresh_block, until
 from control import pool as pool_module
 from control import troubles as troubles_module
 from control.membership.events import MemberChanged, NameConflict, UdpBlocked
+from control.membership.keys import format_key
 from control.membership.member import Endpoint, MemberState
 from control.membership.recordbody import MACS_MAX
-from control.membership.secure import format_key
 from control.operator.config import Config, load
 from control.operator.fields import Endpoint as Written
 from control.operator.schema import GossipConfig as GossipTable
@@ -399,7 +399,7 @@ def test_a_keyring_that_is_none_is_named(tell: Tell, text: str | None) -> None:
         with pytest.raises(ConfigError) as caught:
             await world.open(1, keyring=str(path))
         (problem,) = caught.value.problems
-        assert problem.path == "gossip.keyring"
+        assert problem.path == "--keyring"
         assert str(path) in problem.why
 
     tell(story)

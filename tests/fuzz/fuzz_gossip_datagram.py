@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["overlay", "control.membership"]):
     from control.membership.config import GossipConfig
     from control.membership.keyquery import KeyQuery, KeyStep, perform_untrusted
+    from control.membership.keys import parse_key_untrusted, parse_keyring_untrusted
     from control.membership.member import Endpoint
     from control.membership.pack import unpack_untrusted
-    from control.membership.secure import Envelope, Keyring, parse_key_untrusted
+    from control.membership.secure import Envelope, Keyring
     from control.membership.serf import Serf
     from control.membership.serfwire import parse_serf_untrusted, parse_state_untrusted
     from control.membership.snapshot import parse_snapshot_untrusted
@@ -56,6 +57,7 @@ DOORS: list[Callable[[bytes], object]] = [
     lambda octets: perform_untrusted(KeyStep.INSTALL, octets, Keyring([KEY])),
     lambda octets: KeyQuery(1, 1, 3).receive_untrusted("m1", octets),
     lambda octets: parse_key_untrusted(octets.decode("latin-1")),
+    lambda octets: parse_keyring_untrusted(octets.decode("latin-1")),
     lambda octets: parse_snapshot_untrusted(octets.decode("latin-1")),
 ]
 

@@ -44,7 +44,8 @@ from bench.lab.commands import LabError
 from bench.lab.namespaces import Daemon, Lab, Place
 from bench.lab.topology import NodeKind, segment
 from control.membership.config import PROBE_INTERVAL, SUSPICION_MULT, suspicion_min
-from control.membership.secure import Envelope, Keyring, format_key
+from control.membership.keys import format_key
+from control.membership.secure import Envelope, Keyring
 from control.membership.wire import Ping, encode, encode_push_pull
 from control.operator.client import Client
 from overlay.addr import IpAddress

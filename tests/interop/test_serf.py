@@ -19,8 +19,8 @@ from support.serf_agent import Agent, Pool, Weft, needs_serf, until
 
 from control.membership.events import Departed, KeysAnswered, Refusal
 from control.membership.keyquery import KeyStep
+from control.membership.keys import format_key
 from control.membership.member import VERSIONS, Endpoint
-from control.membership.secure import format_key
 from control.membership.wire import Alive, encode
 
 pytestmark = [pytest.mark.interop, needs_serf, pytest.mark.timeout(120)]

@@ -24,8 +24,9 @@ import pytest
 from control.membership.config import GossipConfig
 from control.membership.events import Event
 from control.membership.gossip import Gossip
+from control.membership.keys import format_key
 from control.membership.member import Endpoint
-from control.membership.secure import Envelope, Keyring, format_key
+from control.membership.secure import Envelope, Keyring
 from control.membership.serf import Serf
 
 SERF = shutil.which("serf")

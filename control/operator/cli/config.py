@@ -11,7 +11,7 @@ from control.operator import views
 from control.operator.cli.flags import config_options
 from control.operator.cli.output import daemon_options, json_option, print_json
 from control.operator.client import Client
-from control.operator.config import Config, as_plain, check_supported, load
+from control.operator.config import Config, as_plain, check_complete, check_supported, load
 from control.operator.failure import ExitCode, Failure
 from control.operator.json_schema import json_schema
 from control.operator.kernel_peer import Membership, flannel_membership, membership
@@ -32,6 +32,7 @@ def check(file: str | None, path: str | None, as_json: bool, **flags: object) ->
     """All problems of FILE, together with the variables and flags in force; exit 2 if there are any."""
     source = file or path
     loaded = load(source, flags, os.environ)
+    check_complete(loaded)
     later = _not_yet(loaded)
     if as_json:
         print_json(
@@ -45,7 +46,7 @@ def check(file: str | None, path: str | None, as_json: bool, **flags: object) ->
 
 
 def _not_yet(loaded: Config) -> list[str]:
-    """What is written correctly and this build cannot run: not a mistake of the operator's."""
+    """What is written correctly and this build, or this user, cannot run: no mistake of the operator's."""
     try:
         check_supported(loaded)
     except ConfigError as error:

@@ -24,9 +24,10 @@ from support.membership import (
 
 from control.membership.events import Departed, KeyringChanged, KeysAnswered, PeerMessage, Refusal
 from control.membership.keyquery import PLAIN_POOL, KeyQuery, KeyStep, perform_untrusted
+from control.membership.keys import format_key
 from control.membership.member import Endpoint, MemberState
 from control.membership.pack import Fields, fields_untrusted, pack
-from control.membership.secure import Keyring, format_key
+from control.membership.secure import Keyring
 from control.membership.serfwire import (
     CONFLICT,
     FLAG_ACK,

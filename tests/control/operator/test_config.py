@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tomllib
 from contextlib import suppress
@@ -35,6 +36,7 @@ from overlay.errors import ConfigError, Problem
 
 ROOT = Path(__file__).parents[3]
 
+KEYRING = '["b2xkb2xkb2xkb2xkb2xkbw=="]'
 CONTRACT = """\
 [node]
 name      = "n1"
@@ -98,6 +100,13 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
+def contract(tmp_path: Path) -> str:
+    """The contract's example, with a keyring that is there."""
+    path = tmp_path / "keyring"
+    path.write_text(KEYRING)
+    return CONTRACT.replace("/etc/weft/keyring", str(path))
+
+
 def problems(path: Path | None, flags: dict[str, object] | None = None, **environ: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(path, flags or {}, environ)
@@ -105,7 +114,7 @@ def problems(path: Path | None, flags: dict[str, object] | None = None, **enviro
 
 
 def test_the_contracts_own_example_is_read_into_rich_types(tmp_path: Path) -> None:
-    config = load(written(tmp_path, CONTRACT), {}, {})
+    config = load(written(tmp_path, contract(tmp_path)), {}, {})
     assert config.node.underlay == (IPv4Address("192.0.2.1"),)
     assert config.node.engine is Engine.AUTO
     assert config.gossip is not None
@@ -145,7 +154,7 @@ def test_flags_alone_make_one_network() -> None:
 
 @pytest.mark.parametrize("flags", [{"join": ("n2",)}, {"gossip_bind": "192.0.2.1"}])
 def test_join_or_gossip_bind_turns_gossip_on(flags: dict[str, object]) -> None:
-    config = load(None, {"vni": "1", "keyring": "/k", **flags}, {})
+    config = load(None, {"vni": "1", **flags}, {})
     assert config.gossip is not None
     assert config.gossip.bind.port == 7946
 
@@ -555,6 +564,84 @@ def test_a_keyring_without_gossip_is_a_problem() -> None:
     assert problem.startswith("--keyring: gossip is off")
 
 
+@pytest.mark.parametrize(
+    ("gossip", "expected"),
+    [
+        ('bind = "x"', "gossip.bind: expected an address, found the name x (did you mean 0.0.0.0?)"),
+        (
+            'advertise = "n1.example"',
+            "gossip.advertise: expected an address, found the name n1.example (did you mean 192.0.2.1?)",
+        ),
+    ],
+)
+def test_a_name_cannot_be_bound_nor_advertised(tmp_path: Path, gossip: str, expected: str) -> None:
+    node = '[node]\nunderlay = ["192.0.2.1"]\n'
+    path = written(tmp_path, f"{node}[gossip]\n{gossip}\n{NETWORK}")
+    assert problems(path) == [f"line 4: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "expected a file at {}, found none"),
+        ("", "{}: expected a JSON list of base64 keys, found nothing in it"),
+        ("not JSON", "{}: expected a JSON list of base64 keys, found no JSON"),
+        ("{}", "{}: expected a JSON list of base64 keys, found other JSON"),
+        ("[]", "{}: expected a JSON list of base64 keys, found an empty one"),
+        (
+            "b2xkb2xkb2xkb2xkb2xkbw==\n",
+            '{}: expected a JSON list of base64 keys, found a key without its list (did you mean ["…"]?)',
+        ),
+        ('["b2xkb2xkb2xkb2xkb2xkbw==", 7]', "{}: key: expected base64, in the list's item 2"),
+        ('["c2VjcmV0"]', "{}: key: expected 16, 24 or 32 octets, found 6, in the list's item 1"),
+    ],
+)
+def test_a_keyring_that_is_none_is_told_with_everything_else(
+    tmp_path: Path, text: str | None, expected: str
+) -> None:
+    ring = tmp_path / "ring"
+    if text is not None:
+        ring.write_text(text)
+    path = written(tmp_path, f'[gossip]\nkeyring = "{ring}"\n[[network]]\nvni = -1\n')
+    told = expected.replace("{}", str(ring), 1)
+    assert problems(path) == [
+        f"line 2: gossip.keyring: {told}",
+        "line 4: network[0].vni: expected a VNI of 0 to 16777215, found -1",
+    ]
+
+
+def test_a_keyring_beside_the_one_that_is_not_there_is_suggested(tmp_path: Path) -> None:
+    (tmp_path / "keyring.json").write_text(KEYRING)
+    (problem,) = problems(None, {"vni": 1, "join": ("n2",), "keyring": str(tmp_path / "keyring")})
+    assert problem.startswith("--keyring: expected a file")
+    assert problem.endswith(f"(did you mean {tmp_path}/keyring.json?)")
+
+
+def test_a_keyring_that_only_its_user_may_read_is_no_mistake_but_cannot_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = tmp_path / "ring"
+
+    def refused(*_: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    config = load(None, {"vni": 1, "join": ("n2",), "keyring": str(ring)}, {})
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(ConfigError, match=f"gossip.keyring: {ring}: cannot be read: Permission denied"):
+        check_supported(config)
+
+
+def test_the_engine_in_python_has_one_worker(tmp_path: Path) -> None:
+    node = '[node]\nengine = "python"\nworkers = 3\ncores = [0, 1, 2]\n'
+    told = problems(written(tmp_path, node + NETWORK))
+    why = 'the engine in Python has one thread, the daemon\'s (did you mean engine = "native"?)'
+    assert told == [
+        f"line 3: node.workers: expected 1, found 3: {why}",
+        f"line 4: node.cores: expected none: {why}",
+    ]
+
+
 @pytest.mark.parametrize("flags", [{}, {"name": "n1"}])
 def test_no_network_at_all_is_a_problem(flags: dict[str, object]) -> None:
     assert problems(None, flags) == ["network: expected a [[network]] table or --vni, found none"]
@@ -582,6 +669,7 @@ def test_two_flannel_udp_networks_need_two_ports(tmp_path: Path) -> None:
     [
         ("", []),
         ('[node]\nengine = "native"\n', ["node.engine"]),
+        ("[node]\nworkers = 2\ncores = [0, 1]\n", ["node.workers", "node.cores"]),
         ("[gossip]\n", []),
         (ROUTED, ["network[1].subnet"]),
         (ROUTED + 'founders = ["n1"]\n', ["network[1].founders", "network[1].subnet"]),
@@ -627,7 +715,7 @@ def test_a_reload_reads_the_file_again_and_tells_what_differs(tmp_path: Path) ->
 
 
 def test_what_show_prints_is_read_as_the_same_configuration(tmp_path: Path) -> None:
-    first = load(written(tmp_path, CONTRACT), {}, {})
+    first = load(written(tmp_path, contract(tmp_path)), {}, {})
     shown = as_toml(as_plain(first), first.origins)
     again = load(written(tmp_path, shown), {}, {})
     assert differences(first, again) == ()

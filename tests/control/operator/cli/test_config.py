@@ -67,6 +67,16 @@ def test_check_of_what_this_build_cannot_run_yet_is_ok_with_a_note(
     assert result.stderr.startswith("note: node.engine: this build has no native engine: it was not built")
 
 
+def test_check_of_what_is_left_for_a_flag_to_say_is_exit_2_until_it_is_said(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "routed.toml"
+    path.write_text('[[network]]\nmode = "routed"\nnetwork = "10.5.0.0/16"\n')
+    result = run("config", "check", str(path))
+    assert result.exit_code == 2
+    assert "network[0].subnet: expected this node's subnet, or [gossip] to lease one" in result.stderr
+    assert run("config", "check", str(path), "--join", "192.0.2.2").exit_code == 0
+    assert run("config", "show", "--config", str(path)).exit_code == 0
+
+
 def test_show_lays_flags_over_variables_over_the_file(
     run: Run, good: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

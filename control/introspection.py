@@ -13,6 +13,7 @@ from control.loop_lag import LagWatch, LoopLag
 from control.membership.events import Refusal
 from control.membership.member import Member, state_word
 from control.membership.records import Refused
+from control.mistakes import FullFdb, Mistakes
 from control.network import ServedNetwork
 from control.operator.schema import Config
 from control.operator.views import (
@@ -88,7 +89,7 @@ class Introspector:
         self._events = events
         self._started_at = parts.clock()
         self._rates = Rates(parts.clock())
-        self._mistakes: dict[DropReason, tuple[int, float]] = {}  # drops so far, and when the last was seen
+        self._mistakes = Mistakes()
 
     def use_config(self, config: Config) -> None:
         """Shows this one from now on."""
@@ -276,6 +277,7 @@ class Introspector:
                 ingress_octets=sum(each.received_octets for each in vteps if each.network == network),
                 fdb_entries=len(self._parts.tables[network].fdb),
                 flows=statistics.flows[network],
+                fdb_refused=self._parts.tables[network].fdb.refused,
             )
             for network in self._parts.networks
         ]
@@ -323,7 +325,9 @@ class Introspector:
             for trouble in self._parts.steering.troubles:
                 yield HealthView(trouble.problem, trouble.fix)
         yield from self._pool_ailments()
-        yield from self._telling_drops()
+        now = self._parts.clock()
+        self._note_mistakes(now=now)
+        yield from self._mistakes.ailments(now=now)
 
     def _pool_ailments(self) -> Iterator[HealthView]:
         pool = self._parts.pool
@@ -365,23 +369,13 @@ class Introspector:
                 text, f"look after {whose}: nothing of that is used; is its weft another version?"
             )
 
-    def _telling_drops(self) -> Iterator[HealthView]:
-        """Drops of late that usually mean a mistake in somebody's configuration."""
-        now = self._parts.clock()
-        self._note_mistakes(now=now)
-        for reason, (total, last_at) in self._mistakes.items():
-            if now - last_at < MISTAKE_SECONDS:
-                yield HealthView(f"{total} frames dropped: {reason.value.split(' [')[0]}", _MISTAKES[reason])
-
     def _note_mistakes(self, *, now: float) -> None:
-        totals: dict[DropReason, int] = {}
-        for counts in self.drops().values():
-            for reason, count in counts.items():
-                totals[reason] = totals.get(reason, 0) + count
-        for reason in _MISTAKES:
-            total, (seen, _) = totals.get(reason, 0), self._mistakes.get(reason, (0, 0.0))
-            if total > seen:
-                self._mistakes[reason] = (total, now)
+        networks = self._parts.networks.values()
+        fdbs = [
+            FullFdb(each.id, each.config.fdb_max, self._parts.tables[each.id].fdb.refused)
+            for each in networks
+        ]
+        self._mistakes.note(self.drops().values(), fdbs, now=now)
 
     @staticmethod
     def _underlay(underlay: UdpUnderlay) -> UnderlayView:
@@ -398,16 +392,6 @@ _FDB_WORDS: dict[Origin, tuple[str, tuple[str, ...]]] = {
     Origin.LEARNED: ("", ("self",)),
     Origin.CONTROL: ("", ("extern_learn", "self")),
     Origin.STATIC: ("permanent", ("self",)),
-}
-
-MISTAKE_SECONDS = 60.0  # what a mistake drops it drops again; a node that only came early is well by then
-
-_MISTAKES: dict[DropReason, str] = {
-    DropReason.UNKNOWN_VTEP: "add the sender to `peers`, or find out who it is: weft watch",
-    DropReason.UNKNOWN_VNI: "a peer uses a VNI no network here has: compare `vni` on both sides",
-    DropReason.SPOOFED_SOURCE: "a MAC pinned to one place is used at another: weft fdb, weft watch",
-    DropReason.OWN_MAC: "our own MAC comes from the tunnel: a bridge loop, or a cloned machine",
-    DropReason.MTU_EXCEEDED: "frames are longer than the path carries: lower `mtu` on both sides",
 }
 
 

@@ -7,7 +7,7 @@ those places changes.
 
     egress    reserved group? → source pinned, or back from behind the tunnel? → neighbor discovery
               answered here? → group: replicate → bound: encapsulate → unknown: replicate
-    ingress   reserved group? → our own source? → source pinned? → learn it
+    ingress   reserved group? → our own source? → source pinned? → learn it, or count that there is no room
               → destination behind the tunnel? (split horizon) → deliver
 
 Heads up: read RFC 7348 section 4 and IEEE 802.1Q-2018 section 8.6 before changing this file.
@@ -25,6 +25,7 @@ from overlay.frame import Ethernet, parse_ethernet_untrusted
 from overlay.icmp import build_too_big
 from overlay.tables import (
     Change,
+    FdbRefuse,
     FdbRemove,
     FdbReplace,
     NeighborReplace,
@@ -129,8 +130,11 @@ class Bridge:
             return Decision(Drop(DropReason.SPOOFED_SOURCE), key, rests_on=(source_key,))
         discovery = self._discovery(ethernet, frame)
         changes: list[Change] = []
-        is_full = source is None and len(self._tables.fdb) >= self.policy.fdb_max
-        if self.policy.learning and not is_full:
+        learning = self.policy.learning
+        is_full = learning and source is None and len(self._tables.fdb) >= self.policy.fdb_max
+        if is_full:
+            changes.append(FdbRefuse(self.policy.network, ethernet.source))
+        elif learning:
             changes.append(
                 FdbReplace(self.policy.network, ethernet.source, vtep, Origin.LEARNED, seen_at=now)
             )
@@ -146,7 +150,7 @@ class Bridge:
             key=None if discovery is not None and is_group(ethernet.destination) else key,
             delta=_delta(changes),
             rests_on=(source_key, destination_key),
-            expires_at=now + LIMITED_VERDICT_SECONDS if self.policy.learning and is_full else None,
+            expires_at=now + LIMITED_VERDICT_SECONDS if is_full else None,
         )
 
     def too_big(self, frame: bytes, mtu: int) -> bytes | None:

@@ -34,9 +34,14 @@ class FdbEntry:
 
 
 class Fdb:
-    """MAC → entry, with the way back from a VTEP to what is behind it."""
+    """MAC → entry, with the way back from a VTEP to what is behind it.
+
+    Attributes:
+        refused: How often a MAC was not learned because there was no room for it.
+    """
 
     def __init__(self) -> None:
+        self.refused = 0
         self._entries: dict[Mac, FdbEntry] = {}
         self._behind: dict[VtepId, set[Mac]] = {}
 
@@ -77,6 +82,10 @@ class Fdb:
         entry = self._entries.get(mac)
         if entry is not None and entry.vtep == vtep and entry.seen_at < seen_at:
             self._entries[mac] = FdbEntry(mac, vtep, entry.origin, seen_at)
+
+    def refuse(self) -> None:
+        """Counts a MAC there was no room for."""
+        self.refused += 1
 
     def remove(self, mac: Mac) -> bool:
         """Unbinds the MAC; whether it was bound."""

@@ -68,6 +68,14 @@ class FdbRemove:
 
 
 @dataclass(frozen=True, slots=True)
+class FdbRefuse:
+    """The MAC was seen and not learned, for the FDB is full.  Counted, and nothing else: it is no entry."""
+
+    network: NetworkId
+    mac: Mac
+
+
+@dataclass(frozen=True, slots=True)
 class NeighborReplace:
     """The IP is that MAC's.  A LEARNED binding never displaces another origin's."""
 
@@ -119,6 +127,7 @@ Change = (
     | FdbReplace
     | FdbRefresh
     | FdbRemove
+    | FdbRefuse
     | NeighborReplace
     | NeighborRemove
     | FloodReplace
@@ -233,7 +242,7 @@ class Tables:
                         self._check_vtep(network, address, tables, added, removed)
                 case RouteReplace(network, _, address) if address is not None:
                     self._check_vtep(network, address, tables, added, removed)
-                case FdbRefresh() | FdbRemove() | NeighborReplace() | NeighborRemove():
+                case FdbRefresh() | FdbRemove() | FdbRefuse() | NeighborReplace() | NeighborRemove():
                     pass
                 case RouteReplace() | RouteRemove():
                     pass
@@ -273,6 +282,9 @@ class Tables:
                 return []
             case FdbRemove(network, mac):
                 return [fdb_key(network, mac)] if tables.fdb.remove(mac) else []
+            case FdbRefuse():
+                tables.fdb.refuse()
+                return []
             case NeighborReplace() | NeighborRemove():
                 return _write_neighbor(tables, change)
             case FloodReplace(network, vteps):

@@ -88,6 +88,9 @@ class _Views(Collector):
         octets = CounterMetricFamily("weft_octets", "Octets of frames carried.", labels=labels)
         fdb = GaugeMetricFamily("weft_fdb_entries", "MACs known to be behind a VTEP.", labels=["network"])
         flows = GaugeMetricFamily("weft_flows", "Verdicts remembered.", labels=["network"])
+        refused = CounterMetricFamily(
+            "weft_fdb_refused", "MACs not learned: the FDB was full.", labels=["network"]
+        )
         for traffic in self._daemon.traffic():
             frames.add_metric([traffic.network, "egress"], traffic.egress_frames)
             frames.add_metric([traffic.network, "ingress"], traffic.ingress_frames)
@@ -95,7 +98,8 @@ class _Views(Collector):
             octets.add_metric([traffic.network, "ingress"], traffic.ingress_octets)
             fdb.add_metric([traffic.network], traffic.fdb_entries)
             flows.add_metric([traffic.network], traffic.flows)
-        yield from (frames, octets, fdb, flows)
+            refused.add_metric([traffic.network], traffic.fdb_refused)
+        yield from (frames, octets, fdb, flows, refused)
 
     def _drops(self) -> Metric:
         """Every reason from the start, also at zero: a rate needs the sample before the first drop."""

@@ -270,7 +270,10 @@ class FlowView:
 
 @dataclass(frozen=True, slots=True)
 class TrafficView:
-    """One network's totals since the start, for /metrics; drops are in `Introspection.drops`."""
+    """One network's totals since the start, for /metrics; drops are in `Introspection.drops`.
+
+    `fdb_refused`: how often a MAC was not learned because the FDB was full.
+    """
 
     network: str
     egress_frames: int
@@ -279,6 +282,7 @@ class TrafficView:
     ingress_octets: int
     fdb_entries: int
     flows: int
+    fdb_refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)

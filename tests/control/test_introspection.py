@@ -13,6 +13,7 @@ from support.doubles import (
     LOCAL,
     NETWORK,
     OURS,
+    OWN_MAC,
     PORT,
     REMOTE,
     STRANGER,
@@ -26,17 +27,19 @@ from support.doubles import (
 )
 
 from control.intent.shared import Trouble
-from control.introspection import ELSEWHERE, MISTAKE_SECONDS, Introspector, Parts, Rates
+from control.introspection import ELSEWHERE, Introspector, Parts, Rates
 from control.membership.events import Refusal, SwimStatistics
 from control.membership.member import VERSIONS, Endpoint, Member, MemberState
 from control.membership.records import RecordStatistics, Refused
 from control.membership.tags import encode_tags, tags_of
+from control.mistakes import MISTAKE_SECONDS
 from control.operator.config import load
 from control.operator.schema import Config, NetworkConfig
 from control.operator.views import HealthView, PeerCountsView, RatesView, plain
 from control.steering import Steering
 from control.watching import Events
 from overlay.addr import NetworkId, Vtep, VtepId
+from overlay.bridge import BridgePolicy
 from overlay.errors import DeviceError
 from overlay.fdb import Origin
 from overlay.tables import (
@@ -308,6 +311,21 @@ def test_a_mistake_is_told_for_a_minute_after_its_last_drop(node: Node) -> None:
         assert [ailment.fix for ailment in node.introspector.ailments()] != []
     clock.now += 1
     assert not list(node.introspector.ailments())
+
+
+def test_an_fdb_that_is_full_is_told_for_a_minute_and_counted() -> None:
+    with balanced_engines() as make:
+        node = Node(make(vteps=(VTEP_B,), policy=BridgePolicy(NETWORK, OWN_MAC, fdb_max=1)))
+        node.served.config = node.served.config.model_copy(update={"fdb_max": 1})
+        node.engine.bind(REMOTE)
+        node.engine.from_underlay(*(frame(LOCAL, mac(number)) for number in (1, 2, 2)))
+        (ailment,) = node.introspector.ailments()
+        assert ailment.problem == "network lab: the FDB is full (fdb_max = 1): 2 times a MAC was not learned"
+        assert "fdb_max" in ailment.fix
+        (traffic,) = node.introspector.traffic()
+        assert (traffic.fdb_entries, traffic.fdb_refused) == (1, 2)
+        node.engine.clock.advance(MISTAKE_SECONDS)
+        assert list(node.introspector.ailments()) == []
 
 
 # ── Rates ───────────────────────────────────────────────────────────────────────────────────────────────

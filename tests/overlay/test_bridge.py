@@ -32,6 +32,7 @@ from overlay.bridge import LIMITED_VERDICT_SECONDS, Bridge, BridgePolicy
 from overlay.fdb import FdbEntry, Origin
 from overlay.neigh import NeighborEntry
 from overlay.tables import (
+    FdbRefuse,
     FdbRemove,
     FdbReplace,
     FloodReplace,
@@ -254,13 +255,15 @@ def test_our_own_mac_from_the_tunnel_is_a_loop_or_a_clone(segment: Segment) -> N
     assert (decision.verdict, decision.delta) == (Drop(DropReason.OWN_MAC), None)
 
 
-def test_a_full_fdb_delivers_and_does_not_learn_and_is_asked_again() -> None:
+def test_a_full_fdb_delivers_does_not_learn_counts_and_is_asked_again() -> None:
     segment = Segment(fdb_max=2)
     segment.bind(mac(1))
     segment.bind(mac(2))
     decision = segment.ingress(frame(LOCAL, REMOTE))
-    assert (decision.verdict, decision.delta) == (Deliver(), None)
+    assert (decision.verdict, decision.delta) == (Deliver(), TableDelta((FdbRefuse(NETWORK, REMOTE),)))
     assert decision.expires_at == NOW + LIMITED_VERDICT_SECONDS
+    segment.learn(decision)
+    assert segment.where(REMOTE) is None
 
 
 def test_a_full_fdb_still_follows_the_macs_it_knows() -> None:
@@ -275,7 +278,8 @@ def test_a_full_fdb_still_follows_the_macs_it_knows() -> None:
 def test_an_fdb_that_does_not_learn_is_never_full() -> None:
     segment = Segment(fdb_max=1, learning=False)
     segment.bind(mac(1))
-    assert segment.ingress(frame(LOCAL, REMOTE)).expires_at is None
+    decision = segment.ingress(frame(LOCAL, REMOTE))
+    assert (decision.delta, decision.expires_at) == (None, None)
 
 
 # ── Ethernet corners ────────────────────────────────────────────────────────────────────────────────────

@@ -17,6 +17,7 @@ from overlay.fdb import Origin
 from overlay.tables import (
     Change,
     FdbRefresh,
+    FdbRefuse,
     FdbRemove,
     FdbReplace,
     FloodReplace,
@@ -53,6 +54,7 @@ CHANGES = st.one_of(
     st.builds(FdbReplace, NETWORKS, MACS, VTEPS, ORIGINS, SECONDS),
     st.builds(FdbRefresh, NETWORKS, MACS, VTEPS, SECONDS),
     st.builds(FdbRemove, NETWORKS, MACS),
+    st.builds(FdbRefuse, NETWORKS, MACS),
     st.builds(NeighborReplace, NETWORKS, IPS, MACS, ORIGINS, SECONDS, st.booleans()),
     st.builds(NeighborRemove, NETWORKS, IPS),
     st.builds(FloodReplace, NETWORKS, st.lists(VTEPS, max_size=3).map(tuple)),
@@ -67,12 +69,13 @@ class Twin:
     fdb: dict[Mac, tuple[tuple[VtepId, Origin], float]] = field(default_factory=dict)
     neighbors: dict[IpAddress, tuple[tuple[Mac, Origin, bool], float]] = field(default_factory=dict)
     flood: tuple[VtepId, ...] = ()
+    refused: int = 0
 
     def copy(self) -> Twin:
         # QUIRK(python<3.11.4): copy.deepcopy leaves out the scope of an IPv6 address.
         return replace(self, vteps=dict(self.vteps), fdb=dict(self.fdb), neighbors=dict(self.neighbors))
 
-    def write(self, change: Change) -> None:  # noqa: C901  (one case for each kind of change)
+    def write(self, change: Change) -> None:  # noqa: C901, PLR0912  (one case for each kind of change)
         """Does it, the longest way round.  LookupError: it names a VTEP that is not there."""
         match change:
             case VtepReplace(_, vtep):
@@ -92,6 +95,8 @@ class Twin:
                     self.fdb[key] = (held[0], max(held[1], seen_at))
             case FdbRemove(_, key):
                 self.fdb.pop(key, None)
+            case FdbRefuse():
+                self.refused += 1
             case NeighborReplace(_, ip, owner, origin, seen_at, is_router):
                 known = self.neighbors.get(ip)
                 if not (known and origin is Origin.LEARNED and known[0][1] is not Origin.LEARNED):
@@ -189,6 +194,7 @@ def as_twin(tables: NetworkTables) -> Twin:
             for entry in tables.neighbors.entries()
         },
         flood=tables.flood.vteps(),
+        refused=tables.fdb.refused,
     )
 
 
@@ -216,6 +222,13 @@ def test_learning_never_displaces_what_the_operator_or_control_has_set(origin: O
     assert entry is not None
     assert neighbor is not None
     assert (entry.vtep, entry.origin, neighbor.mac, neighbor.origin) == (A, origin, mac(1), origin)
+
+
+def test_a_mac_there_was_no_room_for_is_counted_and_nobody_is_told() -> None:
+    tables, told = tables_with(A), []
+    tables.subscribe(lambda delta, _: told.append(delta))
+    assert tables.apply(TableDelta((FdbRefuse(LAB, mac(1)), FdbRefuse(LAB, mac(1))))) == frozenset()
+    assert (tables[LAB].fdb.refused, len(tables[LAB].fdb), told) == (2, 0, [])
 
 
 def test_a_delta_with_one_impossible_change_writes_nothing() -> None:

@@ -81,7 +81,7 @@ FLOWS = (
         "lab", "egress", "02:00:00:00:00:01", "02:00:00:00:00:02", "encapsulate 192.0.2.2", 12, 18_000, 0.4
     ),
 )
-TRAFFIC = (TrafficView("lab", 12, 18_000, 7, 900, 2, 1), TrafficView("pods", 0, 0, 0, 0, 1, 0))
+TRAFFIC = (TrafficView("lab", 12, 18_000, 7, 900, 2, 1, 9), TrafficView("pods", 0, 0, 0, 0, 1, 0))
 DROPS: Mapping[NetworkId, Mapping[DropReason, int]] = {
     NetworkId("lab"): {DropReason.UNKNOWN_VTEP: 3, DropReason.NO_VTEP: 0, DropReason.BAD_FLAGS: 40},
     NetworkId("pods"): {DropReason.UNKNOWN_VTEP: 2},

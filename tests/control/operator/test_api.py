@@ -157,6 +157,7 @@ def test_metrics_are_what_prometheus_parses_with_every_drop_reason_at_zero_or_mo
     assert samples["weft_info", "0.1.0", "n1", "python"] == 1
     assert samples["weft_peers", "suspect"] == 1
     assert samples["weft_frames_total", "egress", "lab"] == 12
+    assert samples["weft_fdb_refused_total", "lab"] == 9
     assert samples["weft_peer_octets_total", "192.0.2.2:4789", "n2", "tx"] == 9_100_000_000
     assert samples["weft_rung", "192.0.2.1", "batch", "egress", "eth0"] == 1
 

@@ -5,6 +5,7 @@ Nothing is kept for the views but the rates; they are made when somebody asks.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -396,6 +397,9 @@ _FDB_WORDS: dict[Origin, tuple[str, tuple[str, ...]]] = {
 
 
 def _static_peer(vtep: Vtep, shares: list[VtepStatistics]) -> PeerView:
+    drops: Counter[DropReason] = Counter()
+    for each in shares:
+        drops.update(each.drops)
     return PeerView(
         name=str(vtep.address),
         underlay=str(vtep),
@@ -403,6 +407,7 @@ def _static_peer(vtep: Vtep, shares: list[VtepStatistics]) -> PeerView:
         networks=tuple(each.network for each in shares),
         rx_octets=sum(each.received_octets for each in shares),
         tx_octets=sum(each.sent_octets for each in shares),
+        drops={reason.name: drops[reason] for reason in DropReason if drops[reason]},
     )
 
 

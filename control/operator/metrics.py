@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from control.membership.events import Refusal
 from control.membership.records import Refused
+from overlay.addr import NetworkId
 from overlay.verdict import DropReason
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class _Views(Collector):
         yield from self._traffic()
         yield self._drops()
         yield from self._gossip()
-        yield self._peers()
+        yield from self._peers()
 
     def _node(self) -> Iterator[Metric]:
         status = self._daemon.status()
@@ -102,9 +103,15 @@ class _Views(Collector):
         yield from (frames, octets, fdb, flows, refused)
 
     def _drops(self) -> Metric:
-        """Every reason from the start, also at zero: a rate needs the sample before the first drop."""
+        """Every reason from the start, also at zero: a rate needs the sample before the first drop.
+
+        So does every network, also one that waits for its subnet; and "" for what is no network's.
+        """
         drops = CounterMetricFamily("weft_drops", "Frames dropped, by reason.", labels=["network", "reason"])
-        for network, counts in self._daemon.drops().items():
+        counted = self._daemon.drops()
+        networks = [NetworkId(""), *(network.id for network in self._daemon.config().networks), *counted]
+        for network in dict.fromkeys(networks):
+            counts = counted.get(network, {})
             for reason in DropReason:
                 drops.add_metric([network, reason.name], counts.get(reason, 0))
         return drops
@@ -130,12 +137,18 @@ class _Views(Collector):
             unheard.add_metric([why.name], gossip.records_refused.get(why.name, 0))
         yield unheard
 
-    def _peers(self) -> Metric:
+    def _peers(self) -> Iterator[Metric]:
         labels = ["peer", "underlay", "direction"]
         octets = CounterMetricFamily(
             "weft_peer_octets", "Octets of datagrams to and from a peer.", labels=labels
         )
+        # Without the zeros: peers times reasons would be more series than a scrape should have.
+        drops = CounterMetricFamily(
+            "weft_peer_drops", "Frames to or from a peer dropped.", labels=["peer", "underlay", "reason"]
+        )
         for peer in self._daemon.peers():
             octets.add_metric([peer.name, peer.underlay, "rx"], peer.rx_octets)
             octets.add_metric([peer.name, peer.underlay, "tx"], peer.tx_octets)
-        return octets
+            for reason, count in peer.drops.items():
+                drops.add_metric([peer.name, peer.underlay, reason], count)
+        yield from (octets, drops)

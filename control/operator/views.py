@@ -188,7 +188,13 @@ class StatusView:
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """weft.peers/1.  `underlay` is the VTEP, `address:port`; `state` alive, suspect, dead or left."""
+    """weft.peers/1.
+
+    Attributes:
+        underlay: The VTEP, `address:port`.
+        state: alive, suspect, dead or left.
+        drops: Reason → how many frames to or from it were dropped, without the zeros.
+    """
 
     name: str
     underlay: str
@@ -196,6 +202,7 @@ class PeerView:
     networks: tuple[str, ...]
     rx_octets: int
     tx_octets: int
+    drops: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,6 +234,12 @@ def test_a_static_peer_is_shown_once_with_what_was_exchanged(node: Node) -> None
     assert node.introspector.status().peers == PeerCountsView(alive=2, suspect=0, dead=0)
 
 
+def test_a_peers_drops_are_told_over_all_its_networks_without_the_zeros(node: Node) -> None:
+    node.engine.from_underlay(frame(LOCAL, OWN_MAC), frame(LOCAL, OWN_MAC))
+    peers = {peer.name: peer for peer in node.introspector.peers()}
+    assert (peers[str(VTEP_B)].drops, peers[str(VTEP_C)].drops) == ({"OWN_MAC": 2}, {})
+
+
 def test_drops_are_told_by_network_and_those_of_none_apart(node: Node) -> None:
     node.engine.from_underlay(frame(LOCAL, REMOTE), sender=STRANGER)
     node.engine.from_underlay(frame(LOCAL, REMOTE), vni=43)

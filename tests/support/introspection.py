@@ -61,7 +61,7 @@ STATUS = StatusView(
 )
 PEERS = (
     PeerView("n2", "192.0.2.2:4789", "alive", ("lab",), 8_800_000_000, 9_100_000_000),
-    PeerView("n3", "[2001:db8::3]:4789", "suspect", ("lab", "pods"), 0, 1_500),
+    PeerView("n3", "[2001:db8::3]:4789", "suspect", ("lab", "pods"), 0, 1_500, {"MTU_EXCEEDED": 7}),
 )
 FDB = (
     FdbView("02:00:00:00:00:02", "192.0.2.2", 42, "weft0"),

@@ -27,7 +27,7 @@ from overlay.errors import DeviceError, MembershipError
 from overlay.verdict import DropReason
 
 KEYS = {
-    "peers": {"name", "underlay", "state", "networks", "rx_octets", "tx_octets"},
+    "peers": {"name", "underlay", "state", "networks", "rx_octets", "tx_octets", "drops"},
     "fdb": {"mac", "dst", "vni", "ifname", "state", "flags"},
     "neigh": {"ip", "mac", "dev", "state"},
     "routes": {"network", "subnet", "vtep", "via", "mac", "dev", "state"},
@@ -151,7 +151,10 @@ def test_metrics_are_what_prometheus_parses_with_every_drop_reason_at_zero_or_mo
         for sample in family.samples
     }
     drops = {key: value for key, value in samples.items() if key[0] == "weft_drops_total"}
-    assert len(drops) == len(DROPS) * len(DropReason)
+    networks = {*DROPS, "weft0", ""}  # one that never dropped, and none
+    assert len(drops) == len(networks) * len(DropReason)
+    assert {drops["weft_drops_total", reason.name, "weft0"] for reason in DropReason} == {0}
+    assert drops["weft_drops_total", "", "UNKNOWN_VNI"] == 0
     assert drops["weft_drops_total", "BAD_FLAGS", "lab"] == 40
     assert drops["weft_drops_total", "TRUNCATED", "lab"] == 0
     assert samples["weft_info", "0.1.0", "n1", "python"] == 1
@@ -159,6 +162,8 @@ def test_metrics_are_what_prometheus_parses_with_every_drop_reason_at_zero_or_mo
     assert samples["weft_frames_total", "egress", "lab"] == 12
     assert samples["weft_fdb_refused_total", "lab"] == 9
     assert samples["weft_peer_octets_total", "192.0.2.2:4789", "n2", "tx"] == 9_100_000_000
+    dropped = {key: value for key, value in samples.items() if key[0] == "weft_peer_drops_total"}
+    assert dropped == {("weft_peer_drops_total", "MTU_EXCEEDED", "[2001:db8::3]:4789", "n3"): 7}
     assert samples["weft_rung", "192.0.2.1", "batch", "egress", "eth0"] == 1
 
 

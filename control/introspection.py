@@ -314,10 +314,8 @@ class Introspector:
                 yield HealthView(str(network.problem), network.problem.advice or "weft retries by itself")
             if (unwritten := network.unwritten) is not None:
                 yield HealthView(f"not on disk: {unwritten}", unwritten.advice)
-            if not self._parts.tables[network.id].vteps:
-                yield HealthView(
-                    f"network {network.id} has no peers", f'peers = ["…"] under [[network]] {network.id}'
-                )
+            if not self._parts.tables[network.id].vteps and not self._is_unreached:
+                yield HealthView(f"network {network.id} has no peers", self._way_to_peers(network.id))
         for underlay in self.missing_underlays:
             yield HealthView(
                 f"underlay address {underlay.address} is gone", f"ip addr add {underlay.address}/… dev …"
@@ -330,10 +328,24 @@ class Introspector:
         self._note_mistakes(now=now)
         yield from self._mistakes.ailments(now=now)
 
+    @property
+    def _is_unreached(self) -> bool:
+        """Whether the pool is yet to be found, which is told once instead of for every network."""
+        return self._parts.pool is not None and self._parts.pool.unreached is not None
+
+    def _way_to_peers(self, network: NetworkId) -> str:
+        static = f'peers = ["…"] under [[network]] {network}'
+        pool = self._parts.pool
+        if pool is None or pool.has_left:
+            return static
+        return f"weft run --join {pool.core.ourselves.endpoint} on another node, or {static}"
+
     def _pool_ailments(self) -> Iterator[HealthView]:
         pool = self._parts.pool
         if pool is None:
             return
+        if (unreached := pool.unreached) is not None:
+            yield HealthView(unreached.problem, unreached.fix)
         for text in pool.conflicts:
             yield HealthView(f"name conflict: {text}", "give every node its own `name`")
         for unwritten in pool.unwritten:

@@ -26,6 +26,7 @@ from control.intent.shared import Trouble
 from control.leasing import Leasing
 from control.membership.config import FIRST_REJOIN, REJOIN_INTERVAL, GossipConfig
 from control.membership.events import (
+    Answer,
     Cloned,
     Departed,
     Event,
@@ -56,6 +57,7 @@ from control.operator.schema import GossipConfig as GossipTable
 from control.operator.views import KeysView, LeaseView
 from control.pool_files import PoolFiles
 from control.resolver import look_up
+from control.seeds import Seeds
 from control.troubles import Troubles
 from overlay.addr import IpAddress, NetworkId, parse_ip
 from overlay.errors import (
@@ -97,8 +99,8 @@ class Pool:
         self._gossip = Gossip(self.core, bind_endpoint(table), self._event)
         self._tell: Callable[[str], None] = log.debug
         self.changed: Callable[[], None] = _nobody_listens
-        self._names = tuple(seed for seed in table.join if not _is_address(seed.host))
-        self._unresolved: set[fields.Endpoint] = set()
+        names = (seed for seed in table.join if not _is_address(seed.host))
+        self._seeds = Seeds(settings.endpoint, settings.seeds, names)
         self._conflicts = Troubles()
         self._blocked = Troubles()
         self._doubled = Troubles()
@@ -386,6 +388,13 @@ class Pool:
         return self._unsaid.current(now=self._clock())
 
     @property
+    def unreached(self) -> Trouble | None:
+        """Why nobody of the pool has answered yet, where this node was told whom to ask."""
+        if self.has_left or len(self.core.members) > 1:
+            return None
+        return self._seeds.trouble(self.core.ourselves.endpoint.port)
+
+    @property
     def unwritten(self) -> list[DeviceError]:
         """Why the disk does not hold what it should."""
         return self._files.problems
@@ -410,9 +419,10 @@ class Pool:
                     log.warning("member %s answers over TCP and not over UDP", name)
                     self._tell(f"member {name} answers over TCP and not over UDP")
             case JoinSucceeded(endpoint):
+                self._seeds.answered(endpoint)
                 self._join_ended(endpoint, None)
-            case JoinFailed(endpoint, why):
-                log.debug("join %s: %s", endpoint, why)
+            case JoinFailed(endpoint, why, answer):
+                self._note_failed(endpoint, answer, why)
                 self._join_ended(endpoint, why)
             case KeyringChanged():
                 self._files.keep_keyring()
@@ -444,6 +454,12 @@ class Pool:
             log.error("%s: a copied disk, or one that was set back", text)
             self._tell(text)
 
+    def _note_failed(self, endpoint: Endpoint, answer: Answer, why: str) -> None:
+        """Told once for each address, as long as nobody there was ever a member: of members that is told."""
+        log.debug("join %s: %s", endpoint, why)
+        if self.core.member_at(endpoint) is None and (words := self._seeds.failed(endpoint, answer, why)):
+            log.warning("join %s: %s; weft tries again until it can", endpoint, words)
+
     def _join_ended(self, endpoint: Endpoint, why: str | None) -> None:
         for future in self._joins.pop(endpoint, []):
             if not future.done():
@@ -457,8 +473,8 @@ class Pool:
         The retry of this layer: soon while we are alone, for at boot the resolver may come up after us.
         """
         delay = FIRST_REJOIN
-        while self._names:
-            for seed in self._names:
+        while self._seeds.names:
+            for seed in self._seeds.names:
                 await self._join_named(seed)
             is_alone = not any(m.is_here for m in self.core.members if m.name != self.core.ourselves.name)
             await asyncio.sleep(delay if is_alone else REJOIN_INTERVAL)
@@ -468,11 +484,10 @@ class Pool:
         try:
             found = await self._resolve(seed)
         except MembershipError as error:
-            if seed not in self._unresolved:
+            if self._seeds.unresolved(seed, str(error)):
                 log.warning("%s; weft tries again until it can", error)
-            self._unresolved.add(seed)
             return
-        self._unresolved.discard(seed)
+        self._seeds.resolved(seed, found)
         known = [self.core.member_at(endpoint) for endpoint in found]
         lost = [endpoint for endpoint, member in zip(found, known, strict=True) if not _is_here(member)]
         self.core.join(*lost, now=self._clock())

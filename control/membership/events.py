@@ -87,12 +87,25 @@ class JoinSucceeded:
     endpoint: Endpoint
 
 
+class Answer(Enum):
+    """What came back of a push-pull that failed.
+
+    Who is asked under a key that is not its own hangs up (weft) or says so under its own (memberlist).
+    """
+
+    NOTHING = "nobody is there, or the way is blocked"
+    CLOSED = "the connection was closed before a word was said"
+    OTHER_KEY = "it is sealed with none of our keys, or not sealed"
+    REFUSED = "something else"
+
+
 @dataclass(frozen=True, slots=True)
 class JoinFailed:
     """It did not; it will be retried."""
 
     endpoint: Endpoint
     why: str
+    answer: Answer = Answer.NOTHING
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,14 @@ from control.membership.config import (
     STREAM_TIMEOUT,
     push_pull_interval,
 )
-from control.membership.events import JoinFailed, JoinSucceeded, Refusal, StreamOpen, StreamWrite
+from control.membership.events import (
+    Answer,
+    JoinFailed,
+    JoinSucceeded,
+    Refusal,
+    StreamOpen,
+    StreamWrite,
+)
 from control.membership.member import Endpoint, MemberState
 from control.membership.streams import Purpose, Stream, Streams
 from control.membership.timers import Alarm
@@ -165,8 +172,9 @@ class Exchange:
         try:
             message = stream.reader.receive_untrusted(data)
         except WireError as error:
-            self._context.refuse(stream.reader.refusal)
-            self._end(stream, why=str(error))
+            self._context.refuse(refusal := stream.reader.refusal)
+            is_sealed = refusal is Refusal.WRONG_KEY
+            self._end(stream, why=str(error), answer=Answer.OTHER_KEY if is_sealed else Answer.REFUSED)
             return
         if message is not None:
             self._understand(stream, message)
@@ -174,10 +182,10 @@ class Exchange:
             self._context.refuse(Refusal.STREAMS_FULL)
             self._end(stream, why="too many octets held")
 
-    def closed(self, number: int, *, why: str) -> None:
-        """A stream ended before its message did."""
+    def closed(self, number: int, *, why: str, was_open: bool = False) -> None:
+        """A stream ended before its message did, or never was one (`was_open`)."""
         if (stream := self._streams.lookup(number)) is not None:
-            self._end(stream, why=why)
+            self._end(stream, why=why, answer=Answer.CLOSED if was_open else Answer.NOTHING)
 
     def _understand(self, stream: Stream, message: StreamMessage) -> None:
         match stream.purpose, message:
@@ -225,12 +233,12 @@ class Exchange:
         self._streams.close(stream.number)
         self._to_write.append(StreamWrite(stream.number, self._context.envelope.seal_stream(message)))
 
-    def _end(self, stream: Stream, *, why: str = "") -> None:
+    def _end(self, stream: Stream, *, why: str = "", answer: Answer = Answer.REFUSED) -> None:
         if self._streams.close(stream.number) is None:
             return
         self._to_write.append(StreamWrite(stream.number, b""))
         if why and stream.purpose is Purpose.JOIN:
-            self._context.events.append(JoinFailed(stream.other, why))
+            self._context.events.append(JoinFailed(stream.other, why, answer))
 
     def _expire_later(self, stream: Stream) -> None:
         self._context.timers.set(self._context.now + STREAM_TIMEOUT, Alarm.STREAM, stream.number)

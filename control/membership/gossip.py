@@ -179,7 +179,7 @@ class Gossip:
             async with asyncio.timeout(STREAM_TIMEOUT):
                 reader, writer = await asyncio.open_connection(*opening.to)
         except OSError as error:
-            self._core.stream_closed(number, now=self._loop.time(), why=error.strerror or "no answer")
+            self._core.stream_closed(number, now=self._loop.time(), why=error.strerror or "timed out")
             self.wake()
             return
         finally:
@@ -196,7 +196,7 @@ class Gossip:
                 self.wake()
         except OSError as error:
             why = error.strerror or "reset"
-        self._core.stream_closed(number, now=self._loop.time(), why=why)
+        self._core.stream_closed(number, now=self._loop.time(), why=why, was_open=True)
         self._finish(number, b"")
         self.wake()
 

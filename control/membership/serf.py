@@ -136,9 +136,9 @@ class Serf:
         """What to write to which stream before closing it; handed out once."""
         return self._swim.streams_to_write(now=now)
 
-    def stream_closed(self, number: int, *, now: float, why: str = "closed") -> None:
-        """A stream could not be opened, or the other side closed it."""
-        self._swim.stream_closed(number, now=now, why=why)
+    def stream_closed(self, number: int, *, now: float, why: str = "closed", was_open: bool = False) -> None:
+        """A stream could not be opened, or (`was_open`) the other side closed it."""
+        self._swim.stream_closed(number, now=now, why=why, was_open=was_open)
 
     # What the daemon asks for.
 

@@ -181,10 +181,10 @@ class Swim:
         self._advance(now)
         return self._exchange.to_write()
 
-    def stream_closed(self, number: int, *, now: float, why: str = "closed") -> None:
-        """A stream could not be opened, or the other side closed it."""
+    def stream_closed(self, number: int, *, now: float, why: str = "closed", was_open: bool = False) -> None:
+        """A stream could not be opened, or (`was_open`) the other side closed it."""
         self._advance(now)
-        self._exchange.closed(number, why=why)
+        self._exchange.closed(number, why=why, was_open=was_open)
 
     # What the layer above and the daemon ask for.
 

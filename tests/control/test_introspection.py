@@ -88,6 +88,7 @@ class Pooled:
     unheard: dict[Refused, int] = field(default_factory=dict)
     blamed: dict[Refused, str] = field(default_factory=dict)
     unwritten: list[DeviceError] = field(default_factory=list)
+    unreached: Trouble | None = None
     health: int = 0
     refused: dict[Refusal, int] = field(default_factory=dict)
     has_left: bool = False
@@ -299,6 +300,21 @@ def test_a_network_without_peers_and_a_missing_underlay_are_told(node: Node) -> 
     node.introspector.missing_underlays.add(as_anything(node.engine.underlay))
     problems = [ailment.problem for ailment in node.introspector.ailments()]
     assert problems == ["network lab has no peers", f"underlay address {OURS} is gone"]
+
+
+def test_a_pool_nobody_answers_for_is_told_instead_of_networks_without_peers(pooled: Pooling) -> None:
+    pool = Pooled([somebody("n1", "192.0.2.1")], unreached=Trouble("no member has answered", "start one"))
+    node = pooled(pool)
+    node.engine.apply(VtepRemove(NETWORK, VTEP_B), VtepRemove(NETWORK, VTEP_C))
+    assert list(node.introspector.ailments()) == [HealthView("no member has answered", "start one")]
+
+
+def test_the_first_of_a_pool_is_told_how_others_come(pooled: Pooling) -> None:
+    node = pooled(Pooled([somebody("n1", "192.0.2.1")]))
+    node.engine.apply(VtepRemove(NETWORK, VTEP_B), VtepRemove(NETWORK, VTEP_C))
+    (ailment,) = node.introspector.ailments()
+    assert ailment.problem == "network lab has no peers"
+    assert ailment.fix.startswith("weft run --join 192.0.2.1:7946 on another node, or peers = ")
 
 
 def test_drops_that_mean_a_mistake_are_told_with_their_number(node: Node) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import stat
 from collections.abc import Awaitable, Callable
@@ -412,6 +413,59 @@ def test_no_key_of_the_ring_is_told_with_what_is_wrong_with_it(tell: Tell) -> No
             await world.open(1, keyring=str(path))
         assert "c2VjcmV0" not in str(caught.value)
         assert OLD_KEY not in str(caught.value)
+
+    tell(story)
+
+
+# ── Nobody takes us in ──────────────────────────────────────────────────────────────────────────────────
+
+
+def joins(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """What was logged of joins that failed."""
+    told = [each.getMessage() for each in caplog.records if each.levelno == level]
+    return [each for each in told if each.startswith("join ")]
+
+
+def test_a_seed_where_nobody_is_is_told_once_and_until_somebody_answers(
+    tell: Tell, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(world: World) -> None:
+        pool = await world.start(2, world.host(1))
+        await until(lambda: "nobody answers" in str(pool.unreached), within=10, what="it is told")
+        assert pool.unreached is not None
+        assert f"{world.host(1)}:{GOSSIP_PORT}: nobody answers there (" in pool.unreached.problem
+        assert f"is UDP and TCP {GOSSIP_PORT} open?" in pool.unreached.fix
+        await until(lambda: len(joins(caplog, logging.DEBUG)) >= 2, within=10, what="it is asked again")
+        (warning,) = joins(caplog, logging.WARNING)
+        assert warning.startswith(f"join {world.host(1)}:{GOSSIP_PORT}: nobody answers there (")
+        await world.start(1)
+        await until(lambda: pool.unreached is None, within=20, what="somebody answered")
+
+    caplog.set_level(logging.DEBUG, "weft.pool")
+    tell(story)
+
+
+@pytest.mark.parametrize("has_keys", [True, False], ids=["another", "none"])
+def test_a_seed_with_another_keyring_is_told_from_nobody(
+    tell: Tell, caplog: pytest.LogCaptureFixture, has_keys: bool
+) -> None:
+    async def story(world: World) -> None:
+        theirs = {"keyring": str(keyring(world.folder / "theirs", NEW_KEY))} if has_keys else {}
+        await world.start(1, **theirs)
+        pool = await world.start(2, world.host(1), keyring=str(keyring(world.folder / "own", OLD_KEY)))
+        await until(lambda: "hangs up" in str(pool.unreached), within=10, what="it is told")
+        assert pool.unreached is not None
+        assert "has it the same keyring?" in pool.unreached.fix
+        (warning,) = joins(caplog, logging.WARNING)
+        assert warning.startswith(f"join {world.host(1)}:{GOSSIP_PORT}: it answers and hangs up")
+
+    tell(story)
+
+
+def test_the_first_of_a_pool_asks_nobody(tell: Tell) -> None:
+    async def story(world: World) -> None:
+        assert (await world.start(1)).unreached is None
+        assert (await world.start(2, world.host(2))).unreached is None
 
     tell(story)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from support.membership import STRANGER, US, Bench, alive, at, dead, left, state_of
 
 from control.membership.config import STREAM_TIMEOUT, STREAMS_MAX
-from control.membership.events import JoinFailed, JoinSucceeded, Refusal
+from control.membership.events import Answer, JoinFailed, JoinSucceeded, Refusal
 from control.membership.member import Endpoint, MemberState
 from control.membership.stream import parse_stream_untrusted
 from control.membership.wire import Ack, Alive, Ping, PushPull, encode, encode_error
@@ -94,7 +94,22 @@ def test_a_seed_that_does_not_answer_is_told_of() -> None:
     bench = Bench(seeds=(SEED,))
     assert opened(bench, 0.1) == [SEED]
     bench.run(STREAM_TIMEOUT)
-    assert JoinFailed(SEED, "timed out") in bench.take_events()
+    assert JoinFailed(SEED, "timed out", Answer.NOTHING) in bench.take_events()
+
+
+def test_a_seed_with_another_key_is_told_from_nobody() -> None:
+    hung_up, under_its_own = (Bench(seeds=(SEED,), keys=(bytes(32),)) for _ in range(2))
+    for bench in (hung_up, under_its_own):
+        bench.run(0.1)
+    (opening,) = hung_up.core.streams_to_open(now=hung_up.now)
+    hung_up.core.stream_closed(opening.stream, now=hung_up.now, why="closed", was_open=True)
+    assert JoinFailed(SEED, "closed", Answer.CLOSED) in hung_up.take_events()
+    (opening,) = under_its_own.core.streams_to_open(now=under_its_own.now)
+    stranger = Bench(keys=(bytes([1]) * 32,)).envelope.seal_stream(encode_error("no key"))
+    under_its_own.core.receive_stream(opening.stream, stranger, now=under_its_own.now)
+    assert {event.answer for event in under_its_own.take_events() if isinstance(event, JoinFailed)} == {
+        Answer.OTHER_KEY
+    }
 
 
 def test_a_seed_that_is_here_is_not_called_again() -> None:
@@ -166,7 +181,7 @@ def test_an_answer_to_something_else_ends_the_stream() -> None:
     bench.run(0.1)
     (opening,) = bench.core.streams_to_open(now=bench.now)
     bench.core.receive_stream(opening.stream, encode(Ack(1)), now=bench.now)
-    assert JoinFailed(SEED, "an answer to something else") in bench.take_events()
+    assert JoinFailed(SEED, "an answer to something else", Answer.REFUSED) in bench.take_events()
 
 
 def test_octets_for_a_stream_that_ended_are_nothing() -> None:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from control.intent.leasememory import LeaseMemory, encode_memory, parse_memory_untrusted
-from control.intent.leaseplan import LeasePlan, default_subnet_len
+from control.intent.leaseplan import LeasePlan
 from control.intent.leases import Leases, Self, Static, Word
 from control.intent.shared import Trouble, pair
 from control.membership.events import Refusal
 from control.membership.recordbody import LeaseWord
 from control.membership.tags import identity_of
+from control.operator.lease_plan import configured_plan, whole_network
 from control.operator.schema import Config, Mode, NetworkConfig
 from control.operator.views import LeaseView
 from control.state import KeptFile, read_file
@@ -81,21 +82,14 @@ class Leasing:
         for index, network in leased:
             leasing._networks[network.id] = found = _Leased(network)
             known = leasing._memory.get(network.name)
-            founders = tuple(network.founders) or (known.founders if known is not None else ())
-            length = network.subnet_len or (known.subnet_len if known is not None else None)
             try:
-                if founders:
-                    found.leases = leasing._leases(network, founders, length, now=now)
+                if (plan := _plan(network, known)) is not None:
+                    found.leases = leasing._leases(network, plan, now=now)
             except LeaseError as error:
                 raise ConfigError(Problem(f"network[{index}].founders", f"{error}; see {path}")) from None
         return leasing
 
-    def _leases(
-        self, network: NetworkConfig, founders: tuple[str, ...], length: int | None, *, now: float
-    ) -> Leases:
-        if network.network is None:
-            raise LeaseError(f"network {network.id}: expected `network`, found none")
-        plan = LeasePlan(network.network, length or default_subnet_len(network.network), founders)
+    def _leases(self, network: NetworkConfig, plan: LeasePlan, *, now: float) -> Leases:
         return Leases(
             plan,
             self._own,
@@ -184,25 +178,24 @@ class Leasing:
         return sum(len(leases.memory.grants) for other, leases in self._known() if other != network)
 
     def _learn(self, leased: _Leased, words: Iterable[Word], *, now: float) -> None:
-        """Takes over the founders everybody else goes by; where they differ, the operator has to say."""
+        """Takes over what everybody else goes by; where they differ, the operator has to say."""
         plans = {
-            (word.leases.pool_id, word.leases.founders, word.leases.subnet_len)
+            (word.leases.pool_id, word.leases.founders, word.leases.subnet_len, word.leases.within)
             for word in words
             if word.leases is not None and word.leases.founders
         }
         self._pools[leased.config.id] = len(plans)
         if len(plans) != 1:
             return
-        ((pool_id, founders, length),) = plans
+        ((pool_id, founders, length, within),) = plans
         try:
-            leases = self._leases(leased.config, founders, length, now=now)
+            plan = LeasePlan(whole_network(leased.config), length, founders, within)
+            if plan.pool_id != pool_id:  # of another network, whatever it is called
+                self._pools[leased.config.id] = 2
+                return
+            leased.leases = self._leases(leased.config, plan, now=now)
         except LeaseError as error:
             log.error("network %s: %s", leased.config.id, error)
-            return
-        if leases.plan.pool_id != pool_id:  # of another network, whatever it is called
-            self._pools[leased.config.id] = 2
-            return
-        leased.leases = leases
 
     async def _write(self, network: NetworkId, leases: Leases) -> None:
         async with self._writing:
@@ -287,6 +280,13 @@ class Leasing:
 def is_leased(network: NetworkConfig) -> bool:
     """Whether there is anything to lease in this network, for us or by us."""
     return network.mode is Mode.ROUTED and (bool(network.founders) or network.subnet is None)
+
+
+def _plan(network: NetworkConfig, known: LeaseMemory | None) -> LeasePlan | None:
+    """The operator's plan; else that of those we joined, as it was when we were in their pool last."""
+    if network.founders or known is None or not known.founders:
+        return configured_plan(network, known.subnet_len if known is not None else None)
+    return LeasePlan(whole_network(network), known.subnet_len, known.founders, known.within)
 
 
 def _static(network: NetworkConfig) -> Static:

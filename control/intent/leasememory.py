@@ -4,8 +4,9 @@
      "founders": ["n1"], "is_founder": true, "number": 2, "endpoint": "192.0.2.1:7946", "fence": "",
      "grants": [["10.5.1.0/24", "n1", "c0de…", 1, false], …], "held": ["10.5.1.0/24", "n1", "c0de…", 1]}}}
 
-Encoding and reading only.  It is on disk before anybody hears of it; a file that cannot be read is a lost
-one, and a founder that lost its book grants nothing (`leases`).
+`range` stands beside them where not the whole network is leased.  Encoding and reading only.  It is on disk
+before anybody hears of it; a file that cannot be read is a lost one, and a founder that lost its book grants
+nothing (`leases`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from control.membership.recordbody import (
     Grant,
     Holding,
     IpNetwork,
+    LeaseRange,
 )
 from overlay.errors import MalformedError, UnsupportedError
 
@@ -49,6 +51,7 @@ class LeaseMemory:
         fence: Why it must grant nothing; empty: it may.
         grants: The founder's book.
         held: The lease the node has.
+        within: The range that is leased of, as `founders` are remembered; None: the default.
     """
 
     pool_id: bytes
@@ -60,6 +63,7 @@ class LeaseMemory:
     fence: str = ""
     grants: tuple[Grant, ...] = ()
     held: Holding | None = None
+    within: LeaseRange | None = None
 
 
 def encode_memory(memory: Mapping[str, LeaseMemory]) -> str:
@@ -81,6 +85,7 @@ def encode_memory(memory: Mapping[str, LeaseMemory]) -> str:
             if each.held
             else None,
         }
+        | ({"range": [str(subnet) for subnet in each.within]} if each.within else {})
         for name, each in memory.items()
     }
     return json.dumps({"schema": SCHEMA, "networks": networks}, indent=1) + "\n"
@@ -124,7 +129,13 @@ def _memory_untrusted(told: Any) -> LeaseMemory:
         fence=_text_untrusted(told.get("fence"), TEXT_MAX),
         grants=tuple(_grant_untrusted(each) for each in grants),
         held=_holding_untrusted(held) if held is not None else None,
+        within=_range_untrusted(told["range"]) if "range" in told else None,
     )
+
+
+def _range_untrusted(value: Any) -> LeaseRange:
+    first, last = _items_untrusted(value, 2)
+    return _subnet_untrusted(first), _subnet_untrusted(last)
 
 
 def _pool_id_untrusted(value: Any) -> bytes:

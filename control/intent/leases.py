@@ -132,7 +132,8 @@ class Leases:
         if memory is not None and memory.pool_id != plan.pool_id:
             raise LeaseError(
                 f"leases of {plan.network}: expected pool {plan.pool_id.hex()[:8]}, found on disk"
-                f" {memory.pool_id.hex()[:8]}: founders, network or subnet length are not what they were"
+                f" {memory.pool_id.hex()[:8]}:"
+                " founders, network, subnet length or range are not what they were"
             )
         self.plan = plan
         self._own = own
@@ -150,7 +151,7 @@ class Leases:
         self._strange_since: float | None = None
         self._is_adopted = False
         self._now = now
-        self._memory = memory or LeaseMemory(plan.pool_id, plan.subnet_len, plan.founders)
+        self._memory = memory or LeaseMemory(plan.pool_id, plan.subnet_len, plan.founders, within=plan.within)
         if self._is_founder:
             self._open_book(has_book=memory is not None and memory.is_founder, is_first=is_first)
 
@@ -205,6 +206,7 @@ class Leases:
             held=memory.held,
             knows=tuple(sorted(self._knows.items())),
             grants=memory.grants,
+            within=self.plan.within,
         )
 
     def rows(self) -> list[LeaseRow]:
@@ -575,8 +577,10 @@ def _pool_troubles(plan: LeasePlan, words: Iterable[Word]) -> Iterable[Trouble]:
         leases = word.leases
         if leases is not None and leases.pool_id != plan.pool_id:
             yield Trouble(
-                f"{word.name} is of another pool: its founders, network or subnet length differ from ours",
-                "make `founders` and `network` the same on every node; until then nothing of it is used",
+                f"{word.name} is of another pool:"
+                " its founders, network, subnet length or range differ from ours",
+                "make `founders`, `network` and the range the same on every node;"
+                " until then nothing of it is used",
             )
         for subnet in word.subnets:
             if not is_within(subnet, plan.network):

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 IpNetwork = IPv4Network | IPv6Network
+LeaseRange = tuple[IpNetwork, IpNetwork]
+"""The first and the last of the subnets that are leased."""
 
 # Ours
 RECORD_OCTETS = 128 << 10
@@ -96,7 +98,7 @@ class LeaseWord:
     """What a node says of the leases of a network.
 
     Attributes:
-        pool_id: Founders and network, hashed: two pools must not mix.
+        pool_id: Founders, network and range, hashed: two pools must not mix.
         subnet_len: How long a leased subnet's prefix is.
         founders: Who may grant, in their order: whoever joins need not be told.
         asks: The founder it wants a subnet of; empty: none.
@@ -104,6 +106,8 @@ class LeaseWord:
         held: What it has.
         knows: Each founder it has heard, and under which identity.
         grants: What it gave away as a founder.
+        within: The range that is leased of; None: the whole network but its first subnet.  A reader that
+            does not know the field finds another pool id than it would have: it is of another pool, loudly.
     """
 
     pool_id: bytes
@@ -114,6 +118,7 @@ class LeaseWord:
     held: Holding | None = None
     knows: tuple[tuple[str, str], ...] = ()
     grants: tuple[Grant, ...] = ()
+    within: LeaseRange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +197,8 @@ def _leases(word: LeaseWord) -> dict[str, object]:
         told["Knows"] = [list(each) for each in word.knows]
     if word.grants:
         told["Grants"] = [_grant(each) for each in word.grants]
+    if word.within is not None:
+        told["Range"] = [str(subnet) for subnet in word.within]
     return told
 
 
@@ -267,7 +274,13 @@ def _leases_untrusted(fields: Fields) -> LeaseWord:
         held=_holding_untrusted(fields.items(b"Held")) if fields.has(b"Held") else None,
         knows=tuple(_known_untrusted(x) for x in _items_untrusted(fields, b"Knows", FOUNDERS_MAX)),
         grants=tuple(_grant_untrusted(x) for x in _items_untrusted(fields, b"Grants", COLLECTION_MAX)),
+        within=_range_untrusted(fields.items(b"Range")) if fields.has(b"Range") else None,
     )
+
+
+def _range_untrusted(value: object) -> LeaseRange:
+    first, last = list_of_untrusted(value, 2, "range")
+    return _subnet_untrusted(first), _subnet_untrusted(last)
 
 
 def _holding_untrusted(value: object) -> Holding:

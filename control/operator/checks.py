@@ -10,19 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
+from control.intent.leaseplan import default_subnet_len
 from control.operator.build import native_obstacle
-from control.operator.fields import IPV6_MTU_MIN
+from control.operator.fields import IPV6_MTU_MIN, IpNetwork
 from control.operator.keyring import unreadable
+from control.operator.lease_plan import configured_plan
 from control.operator.problems import Finding
 from control.operator.schema import Config, Encap, Engine, Mode, NetworkConfig, NodeConfig
 from control.operator.toml_lines import TomlPath
-from overlay.addr import Mac, Vtep, format_mac, parse_ip
+from overlay.addr import IpAddress, Mac, Vtep, format_mac, parse_ip
+from overlay.errors import LeaseError
 
 # From the specification
 SUBNET_ADDRESSES_MIN = 4  # the base is the tunnel device's, the next a bridge's: Flannel takes no /31 either
 
 # Ours
-ROUTED_ONLY = ("network", "net_conf", "subnet", "subnet_len", "founders", "subnet_file", "masquerade")
+ROUTED_ONLY = (
+    *("network", "net_conf", "subnet", "subnet_len", "subnet_min", "subnet_max"),
+    *("founders", "subnet_file", "masquerade"),
+)
 
 
 def contradictions(config: Config) -> Iterator[Finding]:
@@ -38,6 +44,7 @@ def contradictions(config: Config) -> Iterator[Finding]:
         yield from _peers(config, network, at)
         if network.mode is Mode.ROUTED:
             yield from _subnets(network, at)
+            yield from _leases(network, at)
     yield from _twice(config, "name", _chosen_name)
     yield from _twice(config, "device", lambda network: f"device {network.device}")
     yield from _twice(config, "vni", _wire_identity)
@@ -182,6 +189,35 @@ def _subnets(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
                 yield Finding(
                     here, f"{subnet} overlaps {earlier}" if subnet != earlier else f"{subnet} is taken"
                 )
+
+
+def _leases(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:
+    """The range that is leased is one of subnets of the network, and each founder has one to grant."""
+    whole = network.network
+    if whole is None:
+        return
+    length = network.subnet_len or default_subnet_len(whole)
+    bounds = [("subnet_min", network.subnet_min), ("subnet_max", network.subnet_max)]
+    wrong = [Finding((*at, key), why) for key, bound in bounds if (why := _no_base(bound, whole, length))]
+    yield from wrong
+    low, high = network.subnet_min, network.subnet_max
+    if not wrong and low is not None and high is not None and int(low) > int(high):
+        yield Finding((*at, "subnet_min"), f"expected at most subnet_max, {high}, found {low}")
+    elif not wrong:
+        try:
+            configured_plan(network)
+        except LeaseError as error:
+            yield Finding((*at, "founders"), str(error))
+
+
+def _no_base(address: IpAddress | None, whole: IpNetwork, length: int) -> str | None:
+    """Why no subnet of that length begins there; None: one does."""
+    if address is None:
+        return None
+    if address not in whole:
+        return f"{address} is outside the network {whole}"
+    is_base = length <= whole.max_prefixlen and int(address) % (1 << (whole.max_prefixlen - length)) == 0
+    return None if is_base else f"expected the base of a /{length}, found {address}"
 
 
 def _nodes(network: NetworkConfig, at: TomlPath) -> Iterator[Finding]:

@@ -160,7 +160,7 @@ def load(path: str | Path | None, flags: Mapping[str, object], environ: Mapping[
     if problems or config is None:
         raise ConfigError(*problems)
     origins = {dotted(at): layers.origins.get(at, DEFAULT).text for at, _ in _leaves(as_plain(config))}
-    config.remember(origins, (path, dict(flags), dict(environ)))
+    config.remember(origins, (path, dict(flags), dict(environ)), tuple(layers.notes))
     return config
 
 
@@ -227,6 +227,7 @@ class _Layers:
         self.origins: dict[TomlPath, Origin] = {}
         self.findings: list[Finding] = []
         self.unknown: set[TomlPath] = set()
+        self.notes: list[str] = []
 
     def add_file(self, path: Path) -> None:
         text = _read(path)
@@ -321,6 +322,7 @@ class _Layers:
             self._forget_net_conf(network, here)
             return
         self.findings += [Finding((*here, "net_conf"), each.why, each.suggestion) for each in conf.mistakes]
+        self.notes += [f"{dotted((*here, 'net_conf'))}: {note}" for note in conf.notes]
         for key, value in conf.keys.items():
             if key not in network:
                 network[key] = value

@@ -242,6 +242,7 @@ DeviceField = Annotated[InterfaceName, Text("a device name", parse_interface_nam
 UnderlayField = Annotated[
     IpAddress | InterfaceName, Text("an address or a device name", _underlay, example="192.0.2.1")
 ]
+AddressField = Annotated[IpAddress, Text("an address", parse_ip, example="10.5.16.0")]
 MacField = Annotated[Mac, Text("a MAC address", _unicast_mac, format_mac, example="02:00:5e:10:00:01")]
 VtepField = Annotated[Vtep, Text("an address, or address:port", _vtep, example="192.0.2.2:4789")]
 InterfaceField = Annotated[

@@ -59,10 +59,15 @@ class Mistake:
 
 @dataclass(frozen=True, slots=True)
 class NetConf:
-    """What the file says, in the words of our own configuration, and what is wrong with it."""
+    """What the file says, in the words of our own configuration, and what is wrong with it.
+
+    Attributes:
+        notes: What is right and has no effect here, each beginning with path and line.
+    """
 
     keys: Mapping[str, Any] = field(default_factory=dict)
     mistakes: tuple[Mistake, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_net_conf(path: str) -> NetConf:
@@ -101,17 +106,16 @@ class _Reader:
         self._document = document
         self._values = {name.lower(): value for name, value in document.items()}
         self._mistakes: list[Mistake] = []
+        self._notes: list[str] = []
 
     def read(self) -> NetConf:
         keys: dict[str, Any] = {}
         network = self._network()
         if network is not None:
             keys["network"] = str(network)
-            length = self._subnets(network)
-            if self._value("SubnetLen" if network.version == 4 else "IPv6SubnetLen") is not None:
-                keys["subnet_len"] = length
+            keys |= self._subnets(network)
         keys |= self._backend()
-        return NetConf(keys, tuple(self._mistakes))
+        return NetConf(keys, tuple(self._mistakes), tuple(self._notes))
 
     def _network(self) -> Network | None:
         """The IPv4 network, or the IPv6 one where IPv4 is off; both are two networks to us."""
@@ -119,6 +123,9 @@ class _Reader:
         if not has_ipv4 and not has_ipv6:
             self._complain("EnableIPv4", "expected one of EnableIPv4 and EnableIPv6, found neither")
             return None
+        if has_ipv4 and has_ipv6:
+            why = "only the IPv4 network is used; IPv6Network needs a [[network]] of its own"
+            self._notes.append(f"{self._path}:{self._line('EnableIPv6')}: EnableIPv6 beside IPv4: {why}")
         name, version = ("Network", 4) if has_ipv4 else ("IPv6Network", 6)
         value = self._value(name)
         if value is None:
@@ -142,18 +149,20 @@ class _Reader:
             return None
         return network
 
-    def _subnets(self, network: Network) -> int:
-        """The length of the nodes' subnets, and their range: of leases, and still wrong where they are."""
+    def _subnets(self, network: Network) -> dict[str, Any]:
+        """The length of the nodes' subnets and the range they are leased of, where the file says so."""
         prefix = "" if network.version == 4 else "IPv6"
         low, high = network.prefixlen + 2, SUBNET_LENGTH_MAX[network.version]
         default = max(SUBNET_LENGTH[network.version], low)
         length = self._number(f"{prefix}SubnetLen", low, high, default)
-        bounds = [self._address(f"{prefix}Subnet{bound}", network, length) for bound in ("Min", "Max")]
-        if None not in bounds and int(bounds[0] or 0) > int(bounds[1] or 0):
-            self._complain(
-                f"{prefix}SubnetMin", f"expected at most SubnetMax, {bounds[1]}, found {bounds[0]}"
-            )
-        return length
+        first, last = (self._address(f"{prefix}Subnet{bound}", network, length) for bound in ("Min", "Max"))
+        if first is not None and last is not None and int(first) > int(last):
+            self._complain(f"{prefix}SubnetMin", f"expected at most SubnetMax, {last}, found {first}")
+            return {}
+        is_told = self._value(f"{prefix}SubnetLen") is not None
+        found = {"subnet_len": length if is_told else None, "subnet_min": first, "subnet_max": last}
+        keys = {key: value for key, value in found.items() if value is not None}
+        return {key: value if key == "subnet_len" else str(value) for key, value in keys.items()}
 
     def _address(self, name: str, network: Network, length: int) -> Address | None:
         value = self._value(name)

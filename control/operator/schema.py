@@ -18,6 +18,7 @@ from control.intent.desired import NodeSubnet
 from control.operator.client import DEFAULT_SOCKET
 from control.operator.fields import (
     GOSSIP_PORT,
+    AddressField,
     ApiEndpointField,
     DeviceField,
     Endpoint,
@@ -236,6 +237,10 @@ class NetworkConfig(Table):
     """Routed: this node's subnet; left out, it is leased."""
     subnet_len: Annotated[int, Range("a prefix length", 1, 126)] | None = None
     """Routed: the prefix length of leased subnets; default 24, or a quarter of the network; IPv6: 64."""
+    subnet_min: AddressField | None = None
+    """Routed: the base of the first subnet that founders lease; default: the network's second."""
+    subnet_max: AddressField | None = None
+    """Routed: the base of the last subnet that founders lease; default: the network's last."""
     founders: tuple[NameField, ...] = _list()
     """Routed: the nodes that may grant leases."""
     subnet_file: PathField | None = None
@@ -292,6 +297,7 @@ class Config(Table):
 
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
     _sources: Sources = PrivateAttr(default=(None, {}, {}))
+    _notes: tuple[str, ...] = PrivateAttr(default=())
 
     @property
     def origins(self) -> Mapping[str, str]:
@@ -303,10 +309,16 @@ class Config(Table):
         """What `load` was given, so that it can be read again."""
         return self._sources
 
-    def remember(self, origins: Mapping[str, str], sources: Sources) -> None:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is no mistake, and not all that was written either: the operator should know."""
+        return self._notes
+
+    def remember(self, origins: Mapping[str, str], sources: Sources, notes: tuple[str, ...] = ()) -> None:
         """`load` alone says this, once, before anybody else has the configuration."""
         self._origins = origins
         self._sources = sources
+        self._notes = notes
 
 
 TABLES: Mapping[str, type[Table]] = {

@@ -121,6 +121,47 @@ def test_who_is_told_nothing_learns_the_founders_and_leases(tmp_path: Path) -> N
     tell(story)
 
 
+RANGE = 'subnet_min = "10.5.16.0"\nsubnet_max = "10.5.17.0"\n'
+
+
+def test_founders_lease_of_the_range_and_who_is_told_nothing_learns_it(tmp_path: Path) -> None:
+    async def story(made: World) -> None:
+        founders = [Node(made, tmp_path, name, '"n1", "n2"', RANGE) for name in ("n1", "n2")]
+        joiner = Node(made, tmp_path, "n3")
+        await rounds(*founders)
+        await rounds(*founders, joiner)
+        assert {row for row, _ in founders[0].rows().values()} == {"10.5.16.0/24", "10.5.17.0/24"}
+        assert joiner.leasing.held(PODS) is None, "what is outside the range is nobody's"
+        assert "this founder has no subnet left to grant" in founders[0].troubles()
+
+    tell(story)
+
+
+def test_a_range_is_learned_and_comes_back_with_the_disk(tmp_path: Path) -> None:
+    async def story(made: World) -> None:
+        founder, joiner = Node(made, tmp_path, "n1", '"n1"', RANGE), Node(made, tmp_path, "n2")
+        await rounds(founder, joiner)
+        assert joiner.rows() == {"n1": ("10.5.16.0/24", "held"), "n2": ("10.5.17.0/24", "held")}
+        assert joiner.troubles() == ""
+        again = Node(made, tmp_path, "n2", is_first=False)
+        assert again.leasing.held(PODS) == ip_network("10.5.17.0/24"), "before anybody was heard"
+
+    tell(story)
+
+
+def test_founders_that_are_told_different_ranges_are_of_two_pools(tmp_path: Path) -> None:
+    async def story(made: World) -> None:
+        told, untold = (
+            Node(made, tmp_path, "n1", '"n1", "n2"', RANGE),
+            Node(made, tmp_path, "n2", '"n1", "n2"'),
+        )
+        await rounds(told, untold)
+        for one, other in ((told, "n2"), (untold, "n1")):
+            assert f"{other} is of another pool: its founders, network, subnet length" in one.troubles()
+
+    tell(story)
+
+
 STATIC = """
 subnet = "10.5.1.0/24"
 peers = [{ vtep = "192.0.2.9", subnet = "10.5.2.0/24", mac = "02:00:00:00:00:09" }]

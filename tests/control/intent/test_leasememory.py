@@ -26,6 +26,7 @@ MEMORY = {
             Grant(ip_network("10.5.2.0/24"), "n2", "id2", 7, is_released=True),
         ),
         held=Holding(ip_network("10.5.1.0/24"), "n1", "id1", 1),
+        within=(ip_network("10.5.1.0/24"), ip_network("10.5.9.0/24")),
     ),
     "other": LeaseMemory(bytes(16)),
 }
@@ -35,6 +36,11 @@ def test_it_comes_back_as_it_was() -> None:
     assert parse_memory_untrusted(encode_memory(MEMORY)) == MEMORY
 
 
+def test_where_there_is_no_range_nothing_is_said_of_one() -> None:
+    document = json.loads(encode_memory(MEMORY))
+    assert [name for name, told in document["networks"].items() if "range" in told] == ["pods"]
+
+
 def test_cut_anywhere_it_is_no_memory() -> None:
     text = encode_memory(MEMORY).rstrip()
     for length in range(len(text)):
@@ -42,7 +48,7 @@ def test_cut_anywhere_it_is_no_memory() -> None:
             parse_memory_untrusted(text[:length])
 
 
-PLACES = st.sampled_from(["pool", "is_founder", "number", "endpoint", "fence", "grants", "held"])
+PLACES = st.sampled_from(["pool", "is_founder", "number", "endpoint", "fence", "grants", "held", "range"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=6),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from control.intent.leasememory import LeaseMemory
-from control.intent.leaseplan import LeasePlan, default_subnet_len
+from control.intent.leaseplan import LeasePlan, default_subnet_len, range_between
 from control.intent.leases import (
     CLONED,
     LOST,
@@ -22,7 +22,7 @@ from control.intent.leases import (
     Static,
     Word,
 )
-from control.membership.recordbody import Grant, Holding, LeaseWord, NetworkRecord
+from control.membership.recordbody import Grant, Holding, LeaseRange, LeaseWord, NetworkRecord
 from overlay.addr import NetworkId
 from overlay.errors import Ground, LeaseError
 
@@ -97,14 +97,55 @@ def test_a_network_that_cannot_be_divided_so_is_refused(
         LeasePlan(ip_network(network), length, founders)
 
 
+@given(st.integers(1, 12), st.integers(0, 255), st.integers(0, 255))
+def test_blocks_are_the_range_where_there_is_one(count: int, one: int, other: int) -> None:
+    founders, (first, last) = tuple(f"f{each}" for each in range(count)), sorted((one, other))
+    within = PLAN.subnet(first), PLAN.subnet(last)
+    if last - first + 1 < count:
+        with pytest.raises(LeaseError, match="expected a subnet for each founder"):
+            replace(PLAN, founders=founders, within=within)
+        return
+    plan = replace(PLAN, founders=founders, within=within)
+    blocks = [plan.block(founder) for founder in founders]
+    assert [slot for block in blocks for slot in block] == list(range(first, last + 1))
+    assert all(blocks)
+    assert all(plan.slot_of(plan.subnet(slot)) == slot for slot in range(first, last + 1))
+
+
+@pytest.mark.parametrize(
+    "within", [(S2, S1), (ip_network("10.6.1.0/24"), S2), (S1, ip_network("10.5.2.0/25"))]
+)
+def test_a_range_that_is_none_is_refused(within: LeaseRange) -> None:
+    with pytest.raises(LeaseError, match="range: expected"):
+        replace(PLAN, within=within)
+
+
+def test_a_range_between_two_bases_reaches_to_the_end_that_is_left_out() -> None:
+    whole = ip_network("10.5.0.0/16")
+    low, high = ip_address("10.5.16.0"), ip_address("10.5.31.0")
+    assert range_between(whole, 24, None, None) is None
+    assert range_between(whole, 24, low, None) == (PLAN.subnet(16), PLAN.subnet(255))
+    assert range_between(whole, 24, None, high) == (PLAN.subnet(1), PLAN.subnet(31))
+    with pytest.raises(LeaseError, match="expected the bases of /24 subnets"):
+        range_between(whole, 24, ip_address("10.5.16.1"), high)
+
+
+def test_a_plan_without_a_range_is_of_the_pool_it_always_was() -> None:
+    assert PLAN.pool_id.hex() == "e9d365a9589a3abb53fbf47f2cb3e675"
+    told = replace(PLAN, within=(PLAN.subnet(1), PLAN.subnet(255)))
+    assert (told, told.pool_id) == (PLAN, PLAN.pool_id)
+
+
 def test_the_pool_is_its_network_its_subnets_and_its_founders_in_their_order() -> None:
     others = [
         replace(PLAN, network=ip_network("10.6.0.0/16")),
         replace(PLAN, subnet_len=25),
         replace(PLAN, founders=("n2", "n1")),
         replace(PLAN, founders=("n1",)),
+        replace(PLAN, within=(S1, S2)),
+        replace(PLAN, within=(S2, ip_network("10.5.255.0/24"))),
     ]
-    assert len({PLAN.pool_id, *(plan.pool_id for plan in others)}) == 5
+    assert len({PLAN.pool_id, *(plan.pool_id for plan in others)}) == 7
     assert replace(PLAN).pool_id == PLAN.pool_id
 
 
@@ -271,7 +312,7 @@ def test_pools_that_differ_do_not_mix_and_say_so() -> None:
 
 
 def test_a_memory_of_another_pool_is_refused() -> None:
-    with pytest.raises(LeaseError, match="founders, network or subnet length are not what they were"):
+    with pytest.raises(LeaseError, match="founders, network, subnet length or range are not what they were"):
         node("n1", LeaseMemory(bytes(16)))
 
 

@@ -63,6 +63,7 @@ FULL = NetworkRecord(
             Grant(ip_network("10.5.1.0/24"), "n1", "id1", 1),
             Grant(ip_network("10.5.2.0/24"), "n2", "id2", 2, is_released=True),
         ),
+        within=(ip_network("10.5.1.0/24"), ip_network("10.5.9.0/24")),
     ),
     network=ip_network("10.5.0.0/16"),
 )

@@ -310,6 +310,23 @@ ONE_PROBLEM = [
         None,
     ),
     (ROUTED + 'encap = "flannel-udp"\nvni = 1\n', 5, "network[0].vni", "expected no VNI", None),
+    (ROUTED + 'subnet_min = "10.6.1.0"\n', 4, "network[0].subnet_min", "outside the network", None),
+    (ROUTED + 'subnet_max = "10.5.1.7"\n', 4, "network[0].subnet_max", "expected the base of a /24", None),
+    (
+        ROUTED + 'subnet_min = "10.5.9.0"\nsubnet_max = "10.5.2.0"\n',
+        4,
+        "network[0].subnet_min",
+        "expected at most subnet_max, 10.5.2.0, found 10.5.9.0",
+        None,
+    ),
+    (
+        ROUTED + 'subnet_min = "10.5.9.0"\nsubnet_max = "10.5.9.0"\nfounders = ["n1", "n2"]\n',
+        6,
+        "network[0].founders",
+        "range: expected a subnet for each founder, found 1 in all",
+        None,
+    ),
+    (NETWORK + 'subnet_min = "10.5.1.0"\n', 6, "network[0].subnet_min", 'only with mode = "routed"', None),
     (
         ROUTED
         + 'encap = "flannel-udp"\n'

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.operator.config import check_supported, load
+from control.operator.lease_plan import configured_plan
 from control.operator.net_conf import NetConf, parse_net_conf_untrusted, read_net_conf
 from control.operator.schema import Encap, Mode
 from overlay.errors import ConfigError
@@ -53,7 +54,14 @@ def mistakes(text: str) -> list[str]:
                 "SubnetMax": "10.5.224.0",
                 "Backend": {"Type": "vxlan", "DirectRouting": True, "GBP": False},
             },
-            {"encap": "vxlan", "port": 8472, "vni": 1, "subnet_len": 20},
+            {
+                "subnet_len": 20,
+                "subnet_min": "10.5.16.0",
+                "subnet_max": "10.5.224.0",
+                "encap": "vxlan",
+                "port": 8472,
+                "vni": 1,
+            },
         ),
     ],
 )
@@ -64,6 +72,20 @@ def test_what_flannel_reads_is_read(document: object, keys: dict[str, object]) -
 def test_an_ipv6_network_alone() -> None:
     document = {"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fd00::/48"}
     assert parse({**document, "Backend": {"Type": "vxlan"}}).keys["network"] == "fd00::/48"
+
+
+def test_the_range_of_an_ipv6_network_is_its_own() -> None:
+    document = {"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fd00::/48", "SubnetMin": "10.5.1.0"}
+    assert parse({**document, "IPv6SubnetMin": "fd00:0:0:10::"}).keys["subnet_min"] == "fd00:0:0:10::"
+
+
+def test_both_families_are_one_network_and_a_note() -> None:
+    text = '{"Network": "10.5.0.0/16",\n "IPv6Network": "fd00::/48",\n "EnableIPv6": true}'
+    conf = parse_net_conf_untrusted(PATH, text.encode())
+    assert (conf.keys["network"], conf.mistakes) == ("10.5.0.0/16", ())
+    (note,) = conf.notes
+    assert note.startswith("net-conf.json:3: EnableIPv6 beside IPv4: only the IPv4 network is used")
+    assert parse({"Network": "10.5.0.0/16", "IPv6Network": "fd00::/48"}).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -164,6 +186,20 @@ def written(tmp_path: Path, conf: str, more: str = "") -> Path:
     network = f'[[network]]\nnet_conf = "{tmp_path / PATH}"\nsubnet = "10.5.1.0/24"\n'
     file.write_text(network + more)
     return file
+
+
+def test_founders_lease_of_the_files_range(tmp_path: Path) -> None:
+    conf = '{"Network": "10.5.0.0/16", "SubnetMin": "10.5.16.0", "Backend": {"Type": "vxlan"}}'
+    (network,) = load(written(tmp_path, conf, 'founders = ["n1"]\n[gossip]\n'), {}, {}).networks
+    plan = configured_plan(network)
+    assert plan is not None
+    assert plan.block("n1") == range(16, 256)
+
+
+def test_what_is_noted_of_the_file_is_kept_for_the_operator(tmp_path: Path) -> None:
+    conf = '{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00::/48"}'
+    (note,) = load(written(tmp_path, conf), {}, {}).notes
+    assert note.startswith(f"network[0].net_conf: {tmp_path / PATH}:1: EnableIPv6 beside IPv4")
 
 
 def test_the_network_takes_its_keys_from_the_file(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def run(config: Config) -> int:
     configuration.check_supported(config)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     log.setLevel(config.node.log.upper())  # what libraries have to say below a warning is theirs
+    for note in config.notes:
+        log.warning("%s", note)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Daemon(config).serve())
 

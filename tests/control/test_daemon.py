@@ -420,6 +420,25 @@ def test_systemd_hears_that_it_is_ready_is_reloading_and_ends(
         assert exit_status(daemon) == 0, daemon.read_output()
 
 
+def test_what_of_a_net_conf_is_not_used_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Silent:
+        def __init__(self, _: object) -> None: ...
+
+        async def serve(self) -> int:
+            return 0
+
+    monkeypatch.setattr(daemon_module, "Daemon", Silent)
+    conf, file = tmp_path / "net-conf.json", tmp_path / "weft.toml"
+    conf.write_text('{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00::/48"}')
+    file.write_text(f'[[network]]\nnet_conf = "{conf}"\nsubnet = "10.5.1.0/24"\n')
+    assert daemon_module.run(load(file, {}, {})) == 0
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "EnableIPv6 beside IPv4: only the IPv4 network is used" in record.getMessage()
+
+
 def test_a_list_that_changes_while_it_is_read_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[DeviceError | tuple[UnderlaySurvey, ...]] = [DeviceError("netlink", errno.EINTR), ()]
 

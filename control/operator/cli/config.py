@@ -35,13 +35,12 @@ def check(file: str | None, path: str | None, as_json: bool, **flags: object) ->
     check_complete(loaded)
     later = _not_yet(loaded)
     if as_json:
-        print_json(
-            "weft.config-check/1", {"file": source, "networks": len(loaded.networks), "not_yet": later}
-        )
+        told = {"file": source, "networks": len(loaded.networks), "not_yet": later, "notes": loaded.notes}
+        print_json("weft.config-check/1", told)
         return
     count = len(loaded.networks)
     click.echo(f"{source or 'flags and variables'}: ok, {count} network{'' if count == 1 else 's'}")
-    for each in later:
+    for each in (*later, *loaded.notes):
         click.echo(f"note: {each}", err=True)
 
 

@@ -35,7 +35,7 @@ def test_check_of_a_good_file_is_exit_0(run: Run, good: str) -> None:
     answer = json.loads(run("config", "check", good, "--json").stdout)
     assert answer == {
         "schema": "weft.config-check/1",
-        "data": {"file": good, "networks": 1, "not_yet": []},
+        "data": {"file": good, "networks": 1, "not_yet": [], "notes": []},
     }
 
 
@@ -75,6 +75,15 @@ def test_check_of_what_is_left_for_a_flag_to_say_is_exit_2_until_it_is_said(run:
     assert "network[0].subnet: expected this node's subnet, or [gossip] to lease one" in result.stderr
     assert run("config", "check", str(path), "--join", "192.0.2.2").exit_code == 0
     assert run("config", "show", "--config", str(path)).exit_code == 0
+
+
+def test_check_notes_what_of_a_net_conf_is_not_used(run: Run, tmp_path: Path) -> None:
+    conf, path = tmp_path / "net-conf.json", tmp_path / "flannel.toml"
+    conf.write_text('{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00::/48"}')
+    path.write_text(f'[[network]]\nnet_conf = "{conf}"\nsubnet = "10.5.1.0/24"\n')
+    result = run("config", "check", str(path))
+    assert (result.exit_code, len(result.stderr.splitlines())) == (0, 1)
+    assert result.stderr.startswith(f"note: network[0].net_conf: {conf}:1: EnableIPv6 beside IPv4")
 
 
 def test_show_lays_flags_over_variables_over_the_file(

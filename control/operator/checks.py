@@ -287,7 +287,7 @@ def unsupported(config: Config) -> Iterator[Finding]:
         yield from _without_native_engine(config.node, f"this build has no native engine: {obstacle}")
     keyring = config.gossip.keyring if config.gossip is not None else None
     if keyring is not None and (why_not := unreadable(keyring)) is not None:
-        yield Finding(("gossip", "keyring"), why_not)
+        yield Finding(("gossip", "keyring"), *why_not)
 
 
 def _without_native_engine(node: NodeConfig, why: str) -> Iterator[Finding]:

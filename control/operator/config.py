@@ -95,7 +95,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {
 }
 """Flag → table and key."""
 
-NET_CONF_KEYS = ("network", "subnet_len", "encap", "vni", "port", "mtu")
+NET_CONF_KEYS = ("network", "subnet_len", "subnet_min", "subnet_max", "encap", "vni", "port", "mtu")
 """What Flannel's net-conf.json may say."""
 
 _TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
@@ -220,6 +220,7 @@ class _Layers:
 
     Attributes:
         unknown: Keys that a file would have said, had it been right.
+        notes: What is right, and may surprise.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The keyring file, looked at when the configuration is read: before anything is made of it.
 
-A file this process may not read is no mistake yet: keyrings are mode 0600, and who checks a configuration
-need not be who runs it.  `unreadable` says so to those who would run.
+A file that is not here, or that this process may not read, is no mistake yet: keyrings are mode 0600, and
+who checks a configuration need not be who runs it, nor the host the same.  `unreadable` tells those who run.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ def mistake(path: str) -> tuple[str, str | None] | None:
     """What is wrong with the file, and what to write instead where that is near; None: nothing is."""
     try:
         text = Path(path).read_bytes().decode()
-    except PermissionError:
+    except (PermissionError, FileNotFoundError):
         return None
-    except FileNotFoundError:
-        return f"expected a file at {path}, found none", _nearest(Path(path))
     except UnicodeDecodeError:
         return f"{path}: expected UTF-8 text, as JSON is", None
     except OSError as error:
@@ -33,12 +31,14 @@ def mistake(path: str) -> tuple[str, str | None] | None:
     return None
 
 
-def unreadable(path: str) -> str | None:
-    """Why this process cannot read a file that is there; None: it can."""
+def unreadable(path: str) -> tuple[str, str | None] | None:
+    """Why this process cannot read it, and what to write instead where that is near; None: it can."""
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except PermissionError as error:
-        return f"{path}: cannot be read: {error.strerror}"
+        return f"{path}: cannot be read: {error.strerror}", None
+    except FileNotFoundError:
+        return f"expected a file at {path}, found none", _nearest(Path(path))
     except OSError:  # `mistake` tells of those
         return None
     return None

@@ -100,13 +100,6 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def contract(tmp_path: Path) -> str:
-    """The contract's example, with a keyring that is there."""
-    path = tmp_path / "keyring"
-    path.write_text(KEYRING)
-    return CONTRACT.replace("/etc/weft/keyring", str(path))
-
-
 def problems(path: Path | None, flags: dict[str, object] | None = None, **environ: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(path, flags or {}, environ)
@@ -114,7 +107,7 @@ def problems(path: Path | None, flags: dict[str, object] | None = None, **enviro
 
 
 def test_the_contracts_own_example_is_read_into_rich_types(tmp_path: Path) -> None:
-    config = load(written(tmp_path, contract(tmp_path)), {}, {})
+    config = load(written(tmp_path, CONTRACT), {}, {})
     assert config.node.underlay == (IPv4Address("192.0.2.1"),)
     assert config.node.engine is Engine.AUTO
     assert config.gossip is not None
@@ -600,7 +593,6 @@ def test_a_name_cannot_be_bound_nor_advertised(tmp_path: Path, gossip: str, expe
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (None, "expected a file at {}, found none"),
         ("", "{}: expected a JSON list of base64 keys, found nothing in it"),
         ("not JSON", "{}: expected a JSON list of base64 keys, found no JSON"),
         ("{}", "{}: expected a JSON list of base64 keys, found other JSON"),
@@ -614,11 +606,10 @@ def test_a_name_cannot_be_bound_nor_advertised(tmp_path: Path, gossip: str, expe
     ],
 )
 def test_a_keyring_that_is_none_is_told_with_everything_else(
-    tmp_path: Path, text: str | None, expected: str
+    tmp_path: Path, text: str, expected: str
 ) -> None:
     ring = tmp_path / "ring"
-    if text is not None:
-        ring.write_text(text)
+    ring.write_text(text)
     path = written(tmp_path, f'[gossip]\nkeyring = "{ring}"\n[[network]]\nvni = -1\n')
     told = expected.replace("{}", str(ring), 1)
     assert problems(path) == [
@@ -627,10 +618,13 @@ def test_a_keyring_that_is_none_is_told_with_everything_else(
     ]
 
 
-def test_a_keyring_beside_the_one_that_is_not_there_is_suggested(tmp_path: Path) -> None:
+def test_a_keyring_that_is_not_here_is_no_mistake_but_cannot_be_run(tmp_path: Path) -> None:
     (tmp_path / "keyring.json").write_text(KEYRING)
-    (problem,) = problems(None, {"vni": 1, "join": ("n2",), "keyring": str(tmp_path / "keyring")})
-    assert problem.startswith("--keyring: expected a file")
+    config = load(None, {"vni": 1, "join": ("n2",), "keyring": str(tmp_path / "keyring")}, {})
+    with pytest.raises(ConfigError) as caught:
+        check_supported(config)
+    (problem,) = map(str, caught.value.problems)
+    assert problem.startswith("gossip.keyring: expected a file")
     assert problem.endswith(f"(did you mean {tmp_path}/keyring.json?)")
 
 
@@ -732,7 +726,7 @@ def test_a_reload_reads_the_file_again_and_tells_what_differs(tmp_path: Path) ->
 
 
 def test_what_show_prints_is_read_as_the_same_configuration(tmp_path: Path) -> None:
-    first = load(written(tmp_path, contract(tmp_path)), {}, {})
+    first = load(written(tmp_path, CONTRACT), {}, {})
     shown = as_toml(as_plain(first), first.origins)
     again = load(written(tmp_path, shown), {}, {})
     assert differences(first, again) == ()

@@ -12,8 +12,9 @@ unicast next hop on this device, whose Ethernet address the kernel knows, and no
        └────────────────────────────────────────────────────────────────┘
 
 Whenever the doorbell rings every door is suspended until the survey that follows has been taken: frames
-take the lower door meanwhile.  Two threads meet here: `survey` blocks for netlink and only looks; all else
-runs on the loop.
+take the lower door meanwhile.  The survey looks at the TAP itself, too: others may have removed its filter,
+set it down or deleted it, and no write tells of the first.  Two threads meet here: `survey` and `poll`
+block for netlink and only look; all else runs on the loop.
 
 Heads up: there is no back-pressure from beyond the egress device.  What is under way is bounded by the
 TAP's own send buffer, which its packets occupy until the last of the stack has let go of them.
@@ -22,7 +23,10 @@ TAP's own send buffer, which its packets occupy until the last of the stack has 
 from __future__ import annotations
 
 import errno
+import logging
+import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +37,8 @@ from tunnel.interfaces import Buffer, Hop, Underlay
 from tunnel.ladder import RETRY_SECONDS, Feature
 from tunnel.super_packet import TUNNEL_HEADER_LENGTH
 from tunnel.tap import SUPER_PACKETS, Tap
+
+log = logging.getLogger("weft.injector")
 
 # From the specification
 SEGMENTS_TUNNELS = "tx-udp_tnl-segmentation"  # ethtool's names, as the kernel's netdev features are called
@@ -62,7 +68,7 @@ class InjectTap:
             raise
         self.device = device
         self.index = index
-        self._lost = 0
+        self._refused = self._strayed = self._told = 0
         try:
             self._tap.bound_writes(IN_FLIGHT_OCTETS)
             netlink.without_addresses(self._tap.name)
@@ -100,38 +106,98 @@ class InjectTap:
     def fileno(self) -> int:
         return self._tap.fileno()
 
+    def look(self) -> str | None:
+        """Notes what got lost; what others have changed of it, or None.  Blocks for netlink.
+
+        A packet written while the filter is not there ends in the host's stack, which finds it to be for
+        somebody else and says nothing but a number.
+        """
+        found = netlink.redirection(self.name, self.index)
+        if found is None:
+            return f"{self.name} was deleted"
+        self._refused = max(self._refused, found.refused)  # a filter takes its numbers with it
+        self._strayed = max(self._strayed, found.strayed)
+        if not found.up:
+            return f"{self.name} was set down"
+        return None if found.leads else f"the tc filter of {self.name} was removed or changed"
+
     def new_losses(self) -> int:
-        """Super-packets that got no further than the TAP, since the last call.  Blocks for netlink."""
-        before, self._lost = self._lost, netlink.redirect_losses(self._tap.name)
-        return max(0, self._lost - before)
+        """Super-packets that got no further than the TAP, as of the last `look`, since the last call."""
+        before, self._told = self._told, self._refused + self._strayed
+        return max(0, self._told - before)
 
     def close(self) -> None:
         """Closes the TAP, with which it, its filter and its qdisc go.  Idempotent."""
         self._tap.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Why an egress device has no inject TAP, and until when none is made.
+
+    Making one rings the doorbell, and so does unmaking it: whoever did so at every ring would never cease.
+    """
+
+    why: str
+    index: int
+    until: float
+
+
 class InjectTaps:
-    """The inject TAPs of this daemon, one for each egress device."""
+    """The inject TAPs of this daemon, one for each egress device.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._taps: dict[str, InjectTap] = {}
+        self._rests: dict[str, Rest] = {}
 
-    def ensure(self, device: str, index: int) -> InjectTap:
-        """The TAP that leads to the device of this name and index; a device made anew gets a new one."""
+    def ensure(self, device: str, index: int) -> InjectTap | Rest:
+        """The TAP that leads to the device of this name and index, as it was made; or why there is none.
+
+        A device made anew gets a new TAP at once, one whose TAP others have changed after RETRY_SECONDS.
+        """
         tap = self._taps.get(device)
-        if tap is not None and tap.index == index:
+        if tap is None or tap.index != index:
+            self._remove(device)
+            return self._make(device, index)
+        changed = tap.look()
+        if changed is None:
             return tap
-        if tap is not None:
-            tap.close()
-            del self._taps[device]
-        tap = self._taps[device] = InjectTap(device, index)
+        log.warning("%s; another inject TAP is made in %g s", changed, RETRY_SECONDS)
+        self._remove(device)
+        return self._rest(device, index, changed, RETRY_SECONDS)
+
+    def _make(self, device: str, index: int) -> InjectTap | Rest:
+        rest = self._rests.get(device)
+        if rest is not None and rest.index == index and self._clock() < rest.until:
+            return rest
+        try:
+            tap = self._taps[device] = InjectTap(device, index)
+        except (DeviceError, OSError) as error:
+            is_too_old = error.errno == errno.EINVAL  # and so it stays
+            return self._rest(device, index, _words(error), math.inf if is_too_old else RETRY_SECONDS)
         return tap
+
+    def _rest(self, device: str, index: int, why: str, seconds: float) -> Rest:
+        rest = self._rests[device] = Rest(why, index, self._clock() + seconds)
+        return rest
+
+    def _remove(self, device: str) -> None:
+        if tap := self._taps.pop(device, None):
+            tap.close()
 
     def close(self) -> None:
         """Closes them all.  Idempotent."""
-        for tap in self._taps.values():
-            tap.close()
-        self._taps.clear()
+        for device in tuple(self._taps):
+            self._remove(device)
+
+
+def _words(error: DeviceError | OSError) -> str:
+    return getattr(error, "why", "") or str(error)
 
 
 class Door:
@@ -172,11 +238,16 @@ class _Standing:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What the kernel says now of an egress device, and of the way to each VTEP: a hop, or an obstacle."""
+    """What the kernel says now of an egress device, and of the way to each VTEP: a hop, or an obstacle.
+
+    Attributes:
+        again_at: When to look again at an obstacle that nobody rings for when it ends.
+    """
 
     tap: InjectTap | None
     obstacle: str | None
     hops: Mapping[VtepId, Hop | str]
+    again_at: float | None = None
 
 
 class Injector:
@@ -233,8 +304,13 @@ class Injector:
         self.used_at = now
 
     def losses(self) -> int:
-        """Super-packets that did not reach the egress device, as of the last `poll`."""
+        """Super-packets that did not reach the egress device, as of the last `poll` or survey."""
+        self._claim_losses()
         return self._losses
+
+    def _claim_losses(self) -> None:
+        if self._tap is not None:
+            self._losses += self._tap.new_losses()
 
     # ── Upkeep ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -265,10 +341,12 @@ class Injector:
             if obstacle is not None:
                 return Survey(None, obstacle, {})
             tap = self._taps.ensure(device, facts.index)
+            if isinstance(tap, Rest):
+                return Survey(None, tap.why, {}, tap.until)
             has_checksum = SEGMENTS_TUNNELS_WITH_CHECKSUM in offloads
             return Survey(tap, None, self._hops(facts, has_checksum=has_checksum))
         except (DeviceError, OSError) as error:
-            return Survey(None, getattr(error, "why", "") or str(error), {})
+            return Survey(None, _words(error), {})
 
     def _obstacle(self, facts: netlink.LinkFacts, offloads: frozenset[str]) -> str | None:
         """What of the egress device is in the way."""
@@ -296,10 +374,13 @@ class Injector:
 
     def take(self, found: Survey, *, now: float) -> None:
         """Opens, keeps and shuts doors as a survey says."""
+        self._claim_losses()
         self._tap = found.tap
         for vtep, standing in self._standings.items():
             hop = found.hops.get(vtep, found.obstacle or "not looked at yet")
             self._settle(standing, hop, now=now)
+            if standing.door is None and standing.shut_until is None:
+                standing.shut_until = found.again_at
         self.is_suspended = False
         self._tell(found.obstacle)
 
@@ -333,5 +414,5 @@ class Injector:
 
     def poll(self) -> None:
         """Asks what got lost behind the TAP.  Blocks for netlink."""
-        if self._tap is not None:
-            self._losses += self._tap.new_losses()
+        if (tap := self._tap) is not None:
+            tap.look()

@@ -244,12 +244,40 @@ def device_made_anew(lab: Lab) -> Iterator[str]:
     yield ""
 
 
+@contextmanager
+def filter_removed(lab: Lab) -> Iterator[str]:
+    type_in(lab["n1"], "tc qdisc del dev weft-inject0 clsact")
+    yield "the tc filter of weft-inject0 was removed or changed"
+
+
+@contextmanager
+def inject_tap_down(lab: Lab) -> Iterator[str]:
+    type_in(lab["n1"], "ip link set weft-inject0 down")
+    yield "weft-inject0 was set down"
+
+
+@contextmanager
+def inject_tap_deleted(lab: Lab) -> Iterator[str]:
+    type_in(lab["n1"], "ip link delete weft-inject0")
+    yield "weft-inject0 was deleted"
+
+
 Disturbance = Callable[[Lab], AbstractContextManager[str]]
 
 
 @pytest.mark.parametrize(
     "disturb",
-    [other_address, other_route, several_next_hops, ipsec_policy, no_tunnel_offload, device_made_anew],
+    [
+        other_address,
+        other_route,
+        several_next_hops,
+        ipsec_policy,
+        no_tunnel_offload,
+        device_made_anew,
+        filter_removed,
+        inject_tap_down,
+        inject_tap_deleted,
+    ],
     ids=lambda disturb: disturb.__name__,
 )
 def test_what_changes_the_way_shuts_the_door_and_traffic_goes_on(pair: Lab, disturb: Disturbance) -> None:

@@ -231,6 +231,9 @@ class InjectTapDouble:
         self.log.append(sent)
         return len(before) + len(datagram)
 
+    def look(self) -> None:
+        """Nobody changes it."""
+
     def new_losses(self) -> int:
         lost, self.lost = self.lost, 0
         return lost

@@ -6,6 +6,7 @@ The model knows three things of a VTEP: whether it was asked for, what it was la
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from scapy.layers.l2 import Ether
+from support.clock import Clock
 from support.doubles import HOP, VTEP_B, VTEP_C, InjectTapDouble, MakeEngine, SuperSent, UnderlayDouble
 from support.frames import MAC_B
 from support.namespace import Namespace, eventually, exit_status_as_nobody, needs_namespaces
@@ -39,6 +41,7 @@ from tunnel.injector import (
     Injector,
     InjectTap,
     InjectTaps,
+    Rest,
     Survey,
 )
 from tunnel.interfaces import Hop, SuperDoor, SuperDoors
@@ -95,10 +98,11 @@ class Known:
     tap: InjectTap | None = None
     why: str = "not looked at yet"
     is_told: bool = False
-    shut_at: float | None = None
+    shut_until: float | None = None
 
     def shut(self, why: str, now: float) -> None:
-        self.hop, self.tap, self.why, self.shut_at, self.is_told = None, None, why, now, True
+        self.hop, self.tap, self.why, self.is_told = None, None, why, True
+        self.shut_until = now + RETRY_SECONDS
 
 
 class Doors(RuleBasedStateMachine):
@@ -157,6 +161,10 @@ class Doors(RuleBasedStateMachine):
     def survey_finds_an_obstacle(self, obstacle: str) -> None:
         self.take(Survey(None, obstacle, {}))
 
+    @rule(seconds=st.sampled_from([0.5, RETRY_SECONDS, math.inf]))
+    def survey_finds_no_tap_for_a_while(self, seconds: float) -> None:
+        self.take(Survey(None, "the tc filter of weft-inject0 was removed", {}, self.now + seconds))
+
     def take(self, found: Survey) -> None:
         self.injector.take(found, now=self.now)
         self.obstacle, self.is_suspended, self.was_surveyed = found.obstacle, False, True
@@ -165,15 +173,15 @@ class Doors(RuleBasedStateMachine):
             if known.hop is not None and (known.hop, known.tap) != (told, found.tap):
                 known.shut(told if isinstance(told, str) else "the way to it has changed", self.now)
             if known.hop is None and (self.insists or not self.rests(known)):
-                known.shut_at = None
+                known.shut_until = None
                 if isinstance(told, str):
-                    known.why = told
+                    known.why, known.shut_until = told, found.again_at
                 else:
                     known.hop, known.tap, known.why = told, found.tap, ""
         self.tell()
 
     def rests(self, known: Known) -> bool:
-        return known.shut_at is not None and self.now < known.shut_at + RETRY_SECONDS
+        return known.shut_until is not None and self.now < known.shut_until
 
     def tell(self) -> None:
         for known in self.known.values():
@@ -185,7 +193,7 @@ class Doors(RuleBasedStateMachine):
             door, known = self.injector.door(vtep), self.known.get(vtep, Known())
             assert (door.hop if door else None) == known.hop
             assert door is None or door.tap is known.tap is self.world.tap
-            assert door is None or self.insists or known.shut_at is None
+            assert door is None or self.insists or known.shut_until is None
 
     @invariant()
     def while_suspended_nothing_passes(self) -> None:
@@ -196,7 +204,7 @@ class Doors(RuleBasedStateMachine):
 
     @invariant()
     def it_is_due_when_a_door_was_shut_long_enough(self) -> None:
-        shut = [known for known in self.known.values() if known.shut_at is not None]
+        shut = [known for known in self.known.values() if known.shut_until is not None]
         assert self.injector.is_due(now=self.now) == any(not self.rests(known) for known in shut)
 
     @precondition(lambda self: self.was_surveyed)
@@ -462,6 +470,7 @@ def test_what_is_written_leaves_by_the_egress_device_either_way(host: Host, way:
     assert packet.endswith(BURST.whole[100:])
     ip = Ether(packet).payload
     assert (ip.src, ip.dst) == ((NEAR_4, FAR_4) if version == 4 else (NEAR_6, FAR_6))
+    assert tap.look() is None
     assert tap.new_losses() == 0
 
 
@@ -504,6 +513,7 @@ def test_what_the_device_does_not_take_is_a_loss_once(host: Host) -> None:
     host.near.run("ip link set wa0 down")
     for _ in range(3):
         write(tap, HOP)
+    assert tap.look() is None
     assert (tap.new_losses(), tap.new_losses()) == (3, 0)
 
 
@@ -511,11 +521,11 @@ def test_what_the_device_does_not_take_is_a_loss_once(host: Host) -> None:
 def test_a_device_made_anew_gets_a_new_tap_and_the_same_one_the_same(host: Host) -> None:
     taps = InjectTaps()
     host.closed.append(taps)
-    first = taps.ensure("wa0", host.index())
+    first = expect_tap(taps.ensure("wa0", host.index()))
     assert taps.ensure("wa0", host.index()) is first
     host.near.run("ip link del wa0")
     wire_up(host.near, host.far)
-    second = taps.ensure("wa0", host.index())
+    second = expect_tap(taps.ensure("wa0", host.index()))
     assert second is not first
     with pytest.raises(OSError, match="Bad file descriptor"):
         write(first, HOP)
@@ -529,6 +539,108 @@ def test_a_device_made_anew_gets_a_new_tap_and_the_same_one_the_same(host: Host)
     taps.close()
     taps.close()
     assert "weft-inject" not in host.near.run("ip -o link")
+
+
+def expect_tap(found: InjectTap | Rest) -> InjectTap:
+    assert isinstance(found, InjectTap), found
+    return found
+
+
+FILTER_GONE = "the tc filter of weft-inject0 was removed or changed"
+TAKEN_AWAY = {
+    "tc qdisc del dev weft-inject0 clsact": FILTER_GONE,
+    "tc filter del dev weft-inject0 ingress": FILTER_GONE,
+    "ip link set weft-inject0 down": "weft-inject0 was set down",
+    "ip link del weft-inject0": "weft-inject0 was deleted",
+}
+
+
+@real
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("change", TAKEN_AWAY)
+def test_a_tap_that_others_have_changed_is_made_again_after_a_minute(
+    host: Host, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(1000.0)
+    taps = InjectTaps(clock)
+    host.closed.append(taps)
+    expect_tap(taps.ensure("wa0", host.index()))
+    host.near.run(change)
+    rest = Rest(TAKEN_AWAY[change], host.index(), 1000.0 + RETRY_SECONDS)
+    assert taps.ensure("wa0", host.index()) == rest
+    assert TAKEN_AWAY[change] in caplog.text
+    assert "weft-inject" not in host.near.run("ip -o link")
+    clock.now += RETRY_SECONDS - 1
+    assert taps.ensure("wa0", host.index()) == rest
+    clock.now += 1
+    again = expect_tap(taps.ensure("wa0", host.index()))
+    assert taps.ensure("wa0", host.index()) is again
+    assert again.name == "weft-inject0"
+
+
+@real
+@pytest.mark.usefixtures("way")
+def test_what_is_written_without_a_filter_is_a_loss_once_beside_what_was_lost_before(host: Host) -> None:
+    tap = InjectTap("wa0", host.index())
+    host.closed.append(tap)
+    link = netlink.link("wa0")
+    assert link is not None
+    hop = Hop(link.mac or NEXT, NEXT, True)
+    refused = 0
+    if tap.way == "mirred":  # the other way counts nothing
+        refused = 2
+        host.near.run("ip link set wa0 down")
+        for _ in range(refused):
+            write(tap, hop)
+        assert tap.look() is None
+    host.near.run("tc qdisc del dev weft-inject0 clsact")
+    for version in (4, 4, 6):
+        write(tap, hop, version=version)
+    assert tap.look() == FILTER_GONE
+    assert (tap.new_losses(), tap.new_losses()) == (refused + 3, 0)
+
+
+@real
+def test_a_device_whose_tap_cannot_be_made_is_left_alone_for_a_minute_and_a_new_one_is_not(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[str] = []
+
+    def refuse(name: str, *_devices: str, program: int | None = None) -> None:
+        if program is None:
+            attempts.append(name)
+        raise DeviceError(name, errno.ENOENT)
+
+    monkeypatch.setattr(netlink, "redirect", refuse)
+    clock = Clock(1000.0)
+    taps = InjectTaps(clock)
+    bell = netlink.Doorbell()
+    for seconds, made in ((0.0, 1), (0.25, 1), (RETRY_SECONDS, 2), (RETRY_SECONDS + 0.25, 2)):
+        clock.now = 1000.0 + seconds
+        assert isinstance(taps.ensure("wa0", host.index()), Rest)
+        assert len(attempts) == made
+        assert bell.ring() == (seconds in (0.0, RETRY_SECONDS)), "only what is done rings"
+    assert isinstance(taps.ensure("wa0", host.index() + 1), Rest)
+    assert len(attempts) == 3
+    bell.close()
+
+
+def test_a_kernel_that_is_too_old_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[str] = []
+
+    def refuse(name: str, **_options: int) -> None:
+        attempts.append(name)
+        raise DeviceError(name, errno.EINVAL)
+
+    monkeypatch.setattr(injector_module, "Tap", refuse)
+    clock = Clock(1000.0)
+    taps = InjectTaps(clock)
+    for _ in range(3):
+        rest = taps.ensure("eth0", 2)
+        assert isinstance(rest, Rest)
+        assert "6.17" in rest.why
+        clock.now += 10 * RETRY_SECONDS
+    assert len(attempts) == 1
 
 
 @real
@@ -583,13 +695,14 @@ class Surveyor:
     host: Host
     injector: Injector
     underlay: UdpUnderlay
+    clock: Clock
 
     def told(self, vtep: str = FAR_4) -> Hop | str:
         """What a survey says of the VTEP: its hop, or the obstacle."""
         address = ip_address(vtep)
         self.injector.want(address)
         found = self.injector.survey()
-        self.injector.take(found, now=0.0)
+        self.injector.take(found, now=self.clock.now)
         return found.hops.get(address, found.obstacle or "nothing")
 
 
@@ -597,9 +710,10 @@ class Surveyor:
 def surveyor(host: Host, request: pytest.FixtureRequest) -> Surveyor:
     underlay = UdpUnderlay(ip_address(NEAR_4 if request.param == 4 else NEAR_6), "wa0", 1500)
     underlay.ladder.probed(Feature.TAP_GSO, None)
-    taps = InjectTaps()
+    clock = Clock(0.0)
+    taps = InjectTaps(clock)
     host.closed.extend((underlay, taps))
-    return Surveyor(host, Injector(underlay, taps, ring=lambda: None), underlay)
+    return Surveyor(host, Injector(underlay, taps, ring=lambda: None), underlay, clock)
 
 
 def far_of(surveyor: Surveyor) -> str:
@@ -661,6 +775,38 @@ def test_whatever_is_in_the_way_shuts_the_door_with_its_name(
 
 
 @real
+@pytest.mark.parametrize("change", TAKEN_AWAY)
+def test_a_tap_that_others_have_changed_shuts_every_door_for_a_minute(
+    surveyor: Surveyor, change: str
+) -> None:
+    far, injector = ip_address(far_of(surveyor)), surveyor.injector
+    assert isinstance(surveyor.told(str(far)), Hop)
+    door = injector.door(far)
+    assert door is not None
+    surveyor.host.near.run(change)
+    lost = 0
+    if TAKEN_AWAY[change] is FILTER_GONE:
+        write(door.tap, door.hop, version=far.version)
+        lost = 1
+    surveyor.clock.now = 10.0
+    assert surveyor.told(str(far)) == TAKEN_AWAY[change]
+    assert injector.door(far) is None
+    assert injector.losses() == lost
+    assert f"tunnel_gso: {TAKEN_AWAY[change]}" in surveyor.underlay.ladder.explain()
+    # A VTEP that is wanted only now is looked at again no later than the others, though nobody rings for it.
+    late = "192.0.2.77" if far.version == 4 else "2001:db8::77"
+    surveyor.clock.now = 40.0
+    assert surveyor.told(late) == TAKEN_AWAY[change]
+    assert not injector.is_due(now=69.9)
+    assert injector.is_due(now=70.0)
+    surveyor.clock.now = 70.0
+    assert isinstance(surveyor.told(str(far)), Hop)
+    assert injector.door(far) is not None
+    assert not injector.is_due(now=1e9)
+    assert surveyor.underlay.ladder.egress() == "super"
+
+
+@real
 def test_a_policy_for_somebody_else_closes_no_door(surveyor: Surveyor) -> None:
     surveyor.host.near.run(
         "ip xfrm policy add src 0.0.0.0/0 dst 192.0.2.77/32 dir out",
@@ -715,6 +861,10 @@ def test_every_change_that_matters_rings_the_bell(surveyor: Surveyor) -> None:
         f"ip route add unreachable {far}",
         f"ethtool -K wa0 {SEGMENTS_TUNNELS} off",
         "ip link set wa0 address 02:5e:00:00:00:77",
+        "tc filter del dev weft-inject0 ingress",
+        "tc qdisc del dev weft-inject0 clsact",
+        "ip link set weft-inject0 down",
+        "ip link del weft-inject0",
         "ip link set wa0 down",
         "ip link del wa0",
     ):

@@ -17,6 +17,7 @@ from support.namespace import Namespace, eventually, exit_status_as_nobody, need
 from overlay.addr import parse_mac
 from overlay.errors import DeviceError
 from tunnel import bpf, netlink
+from tunnel.netlink import Redirection
 from tunnel.tap import Tap
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(30), needs_namespaces]
@@ -345,6 +346,7 @@ def test_each_address_asked_for_has_its_own_answer() -> None:
 # ── Redirection ─────────────────────────────────────────────────────────────────────────────────────────
 
 FRAME = bytes.fromhex("02005e10000902005e10000188b5") + bytes(range(46))
+TO_NOBODY = udp4(b"for a MAC that no device has")
 
 
 def test_the_features_are_those_that_ethtool_shows_as_on(host: Namespace) -> None:
@@ -390,7 +392,7 @@ def test_what_enters_a_redirected_device_leaves_by_the_other_as_it_is(
     netlink.redirect("inj0", "wa0")
     inject.write([bytes(10), FRAME])
     assert far_end.recv(2048) == FRAME
-    assert netlink.redirect_losses("inj0") == 0
+    assert inject_to_wa0() == Redirection(up=True, leads=True, refused=0, strayed=0)
 
 
 @pytest.mark.usefixtures("neighborly")
@@ -408,7 +410,7 @@ def test_by_a_program_it_leaves_for_the_neighbor_the_kernel_knows(inject: Tap, f
         arrived = wire.recv(2048)
     assert arrived[:12] == parse_mac(BESIDE["192.0.2.254"]) + (own.mac or b"")
     assert arrived[34:] == packet[34:]
-    assert netlink.redirect_losses("inj0") == 0
+    assert inject_to_wa0() == Redirection(up=True, leads=True, refused=0, strayed=0)
 
 
 @pytest.mark.usefixtures("inject")
@@ -431,19 +433,74 @@ def test_a_redirection_from_or_to_no_device_is_a_device_error(names: tuple[str, 
 
 @pytest.mark.parametrize("change", ["ip link set wa0 down", "ip link del wa0"])
 def test_what_a_redirection_loses_is_counted(host: Namespace, inject: Tap, change: str) -> None:
+    index = socket.if_nametoindex("wa0")
     netlink.redirect("inj0", "wa0")
     inject.write([bytes(10), FRAME])
-    assert netlink.redirect_losses("inj0") == 0
     host.run(change)
     for lost in (1, 2, 3):
         inject.write([bytes(10), FRAME])
-        assert netlink.redirect_losses("inj0") == lost
+        found = netlink.redirection("inj0", index)
+        assert found is not None
+        assert (found.refused, found.strayed) == (lost, 0)
+
+
+TAKEN_AWAY = (
+    "tc qdisc del dev inj0 clsact",
+    "tc filter del dev inj0 ingress",
+    "tc filter del dev inj0 ingress prio 1",
+)
+MIRRORED = (
+    "tc filter replace dev inj0 ingress prio 1 handle 800::800 protocol all u32 match u32 0 0 "
+    "action mirred egress mirror dev wa0"
+)
+
+
+@pytest.mark.parametrize("change", [*TAKEN_AWAY, MIRRORED])
+def test_a_redirection_that_others_change_leads_nowhere_and_rings(
+    host: Namespace, inject: Tap, change: str
+) -> None:
+    netlink.redirect("inj0", "wa0")
+    expect_lost(inject, host, change)
+
+
+@pytest.mark.parametrize("change", TAKEN_AWAY)
+def test_a_program_that_others_take_away_leads_nowhere_and_rings(
+    host: Namespace, inject: Tap, change: str
+) -> None:
+    program = bpf.load_redirect(socket.if_nametoindex("wa0"))
+    netlink.redirect("inj0", "wa0", program=program)
+    os.close(program)
+    expect_lost(inject, host, change)
+
+
+def expect_lost(inject: Tap, host: Namespace, change: str) -> None:
+    """That the bell rings for the change, and what is written from then on is counted as strayed."""
+    bell = netlink.Doorbell()
+    host.run(change)
+    assert bell.ring()
+    bell.close()
+    for lost in (1, 2, 3):
+        inject.write([bytes(10), TO_NOBODY])
+        assert inject_to_wa0() == Redirection(up=True, leads=False, refused=0, strayed=lost)
+
+
+def test_a_redirection_is_told_to_be_down_elsewhere_or_gone(host: Namespace, inject: Tap) -> None:
+    netlink.redirect("inj0", "wa0")
+    elsewhere = netlink.redirection("inj0", socket.if_nametoindex("lo"))
+    assert elsewhere == Redirection(up=True, leads=False, refused=0, strayed=0)
+    host.run("ip link set inj0 down")
+    assert inject_to_wa0() == Redirection(up=False, leads=True, refused=0, strayed=0)
+    inject.close()
+    assert inject_to_wa0() is None
 
 
 @pytest.mark.usefixtures("host")
-def test_a_device_that_redirects_nothing_or_is_gone_has_lost_nothing() -> None:
-    assert netlink.redirect_losses("wa0") == 0
-    assert netlink.redirect_losses("nowhere") == 0
+def test_a_device_that_redirects_nothing_has_lost_nothing() -> None:
+    assert netlink.redirection("wa0", 1) == Redirection(up=True, leads=False, refused=0, strayed=0)
+
+
+def inject_to_wa0() -> Redirection | None:
+    return netlink.redirection("inj0", socket.if_nametoindex("wa0"))
 
 
 def test_a_device_without_addresses_gives_itself_none(host: Namespace) -> None:

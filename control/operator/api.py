@@ -14,22 +14,26 @@
 `curl --unix-socket /run/weft/weft.sock http://weft/v1/fdb` shows what `weft fdb --json` does.
 
 The server knows nothing of the daemon but `Introspection`, which only reads, and `PoolControl`, which is
-asked over the Unix socket alone: whoever reaches the optional TCP address can look and not touch.
+asked over the Unix socket alone: whoever reaches the optional TCP address can look and not touch, nor can
+he take the descriptors the daemon lives on, or fill its log.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import socket
 import stat
+from asyncio import Transport
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from control.loop_lag import LoopLag
 from control.operator import views
@@ -56,9 +60,14 @@ from overlay.addr import NetworkId
 from overlay.errors import DeviceError, Ground, RefusedError
 from overlay.verdict import DropReason
 
+log = logging.getLogger("weft.api")
+
 # Ours
 SOCKET_MODE = 0o660  # owner and group; the group is how an operator without root is let in
 BACKLOG = 64
+CALLERS_MAX = 64  # over TCP, each with a descriptor that the daemon needs for better things
+REQUEST_SECONDS = 10.0  # for a whole request: from the connection (aiohttp ≥ 3.14.5), or the last answer
+NO_QUESTION = (ValueError, TypeError, LookupError, RecursionError, web.RequestPayloadError)
 GOSSIP_IS_OFF = ("gossip is off", "this node has static peers only", "weft run --join HOST, or --gossip-bind")
 NOT_A_QUESTION = ("its body is not what this request takes", "weft version: of both sides")
 STATUS_OF: Mapping[Ground, type[web.HTTPException]] = {
@@ -143,7 +152,7 @@ class ApiServer:
         self._pool = pool
         self._path = Path(path)
         self._listen = listen
-        self._runner: web.AppRunner | None = None
+        self._runners: list[web.BaseRunner] = []
         self._inode: int | None = None
 
     async def start(self) -> None:
@@ -156,17 +165,31 @@ class ApiServer:
         app = web.Application()
         app.add_routes([web.get(path, handler) for path, handler in self._routes().items()])
         app.add_routes([web.post(path, self._asks(ask)) for path, ask in self._pool_routes().items()])
-        self._runner = web.AppRunner(
-            app, handle_signals=False, access_log=None, handler_cancellation=True, shutdown_timeout=CLOSING
-        )
-        await self._runner.setup()
+        # What a handler gets wrong is logged with a traceback, what a caller gets wrong is not.
+        logger = logging.getLogger("weft.api.server")
+        logger.addFilter(_is_ours)
+        manners: Mapping[str, Any] = {
+            "access_log": None,
+            "handler_cancellation": True,
+            "keepalive_timeout": REQUEST_SECONDS,
+            "logger": logger,
+        }
+        runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=CLOSING, **manners)
+        self._runners.append(runner)
+        await runner.setup()
         door = _unix_socket(self._path)
         self._inode = self._path.stat().st_ino
-        await web.SockSite(self._runner, door, backlog=BACKLOG).start()
-        if self._listen is not None:
-            await self._start_tcp(self._runner, self._listen)
+        await web.SockSite(runner, door, backlog=BACKLOG).start()
+        if self._listen is not None and runner.server is not None:
+            strangers = _Strangers(
+                runner.server.request_handler, request_factory=runner.server.request_factory, **manners
+            )
+            await self._start_tcp(strangers, self._listen)
 
-    async def _start_tcp(self, runner: web.AppRunner, listen: Endpoint) -> None:
+    async def _start_tcp(self, strangers: web.Server, listen: Endpoint) -> None:
+        runner = web.ServerRunner(strangers, handle_signals=False, shutdown_timeout=CLOSING)
+        self._runners.append(runner)
+        await runner.setup()
         try:
             await web.TCPSite(runner, listen.host, listen.port, backlog=BACKLOG).start()
         except OSError as error:
@@ -180,9 +203,8 @@ class ApiServer:
 
     async def close(self) -> None:
         """Ends every request and removes the socket, if it is still ours.  Idempotent."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        while self._runners:
+            await self._runners.pop().cleanup()
         with suppress(FileNotFoundError):
             if self._path.stat().st_ino == self._inode:
                 self._path.unlink()
@@ -281,7 +303,7 @@ class ApiServer:
                 schema, data = await ask(self._pool, await request.json() if request.can_read_body else {})
             except RefusedError as error:
                 raise _problem(STATUS_OF[error.ground], str(error), error.why, error.advice) from None
-            except (ValueError, TypeError, KeyError) as error:
+            except NO_QUESTION as error:
                 raise _problem(web.HTTPBadRequest, f"not a question: {error!r}", *NOT_A_QUESTION) from None
             return _json(schema, data)
 
@@ -296,20 +318,45 @@ class ApiServer:
         return handler
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        body, content_type = exposition(self._daemon, request.headers.get("Accept", ""))
+        accept = request.headers.get("Accept", "")
+        try:
+            body, content_type = exposition(self._daemon, accept)
+        except (TypeError, ValueError):  # QUIRK(prometheus_client<=0.26): a version that is no number
+            if not accept:
+                raise
+            body, content_type = exposition(self._daemon, "")
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         """Streams until the reader leaves or the daemon stops."""
         kinds = set(request.query.getall("kind", []))
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
-        with suppress(ConnectionResetError):  # the reader has gone, between two events
+        with suppress(ConnectionResetError):  # the reader has gone, before the first event or between two
+            await response.prepare(request)
             async with aclosing(self._daemon.watch()) as events:
                 async for event in events:
                     if not kinds or event.kind in kinds:
                         await response.write(_line(views.WATCH, event))
         return response
+
+
+class _Strangers(web.Server):
+    """The server behind the TCP address, which hangs up on whoever comes when it is full."""
+
+    def connection_made(self, handler: web.RequestHandler, transport: Transport) -> None:
+        super().connection_made(handler, transport)
+        if len(self.connections) > CALLERS_MAX:
+            log.debug("%d callers over TCP: one more is not heard", CALLERS_MAX)
+            transport.abort()
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether the daemon is to blame for what the server logs; a caller's mistake is worth a debug line."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError | web.RequestPayloadError):
+        log.debug("a request that is none: %s", type(error).__name__)
+        return False
+    return True
 
 
 async def _join(pool: PoolControl, question: dict[str, Any]) -> tuple[str, object]:

@@ -6,9 +6,13 @@ import asyncio
 import errno
 import http.client
 import json
+import logging
 import os
 import socket
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,11 @@ import pytest
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 from support.introspection import DROPS, EVENTS, KEY_LIST, NEW_KEY, FakeDaemon, FakePool, served
+from support.namespace import eventually
 
 from control.membership.events import Refusal
-from control.operator.api import ApiServer
+from control.operator import api as api_module
+from control.operator.api import CALLERS_MAX, ApiServer
 from control.operator.client import Client
 from control.operator.failure import ExitCode, Failure
 from control.operator.fields import Endpoint
@@ -405,6 +411,136 @@ def test_metrics_of_the_pool_are_there_where_there_is_one(daemon: FakeDaemon, so
     assert refused == {reason.name: 0 for reason in Refusal} | {"MALFORMED": 12, "WRONG_KEY": 3}
     assert samples[("weft_gossip_health",)] == 1
     assert [samples["weft_loop_lag_seconds", share] for share in ("0.5", "0.99", "1")] == [0.001, 0.02, 0.5]
+
+
+# ── Strangers ───────────────────────────────────────────────────────────────────────────────────────────
+
+CLOSE = b"Connection: close\r\n"
+JOIN = b"POST /v1/join HTTP/1.1\r\n" + CLOSE
+NONSENSE = {
+    "a line too long": b"GET /" + 9000 * b"a" + b" HTTP/1.1\r\n\r\n",
+    "no HTTP": b"\x16\x03\x01\x02\x00\r\n\r\n",
+    "headers by the hundred": b"GET /healthz HTTP/1.1\r\n" + 300 * b"a: b\r\n" + b"\r\n",
+    "no chunk": JOIN + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n\r\n",
+    "no gzip": JOIN + b"Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nabcde",
+    "no charset": JOIN + b"Content-Type: text/plain; charset=none\r\nContent-Length: 2\r\n\r\n{}",
+    "no end of brackets": JOIN + b"Content-Length: 100000\r\n\r\n" + 100_000 * b"[",
+    "no version": b"GET /metrics HTTP/1.1\r\n"
+    + CLOSE
+    + b"Accept: application/openmetrics-text;version=a\r\n\r\n",
+}
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def stranger(
+    request: pytest.FixtureRequest, daemon: FakeDaemon, socket_path: Path
+) -> Iterator[Callable[[], socket.socket]]:
+    """Connects to a daemon, one way or the other."""
+    port = free_port()
+
+    def connect() -> socket.socket:
+        if request.param == "tcp":
+            return socket.create_connection(("127.0.0.1", port), 10)
+        stream = socket.socket(socket.AF_UNIX)
+        stream.settimeout(10)
+        stream.connect(str(socket_path))
+        return stream
+
+    with served(daemon, socket_path, listen=Endpoint("127.0.0.1", port)):
+        yield connect
+
+
+@pytest.mark.usefixtures("pool")
+@pytest.mark.parametrize("what", NONSENSE)
+def test_what_is_no_request_is_answered_and_leaves_no_more_than_a_line_for_who_debugs(
+    stranger: Callable[[], socket.socket], what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with stranger() as stream:
+        stream.sendall(NONSENSE[what])
+        answer = b"".join(iter(partial(stream.recv, 4096), b""))
+        assert int(answer.split()[1]) in (200, 400, 403)
+    expect_no_more_than_a_line(caplog)
+
+
+def expect_no_more_than_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    told = [record for record in caplog.records if record.name != "asyncio"]
+    assert len(told) <= 1
+    assert all(record.levelno == logging.DEBUG and not record.exc_info for record in told)
+    assert all("\n" not in record.getMessage() for record in told)
+
+
+def test_who_asks_to_watch_and_goes_at_once_leaves_nothing_in_the_log(
+    daemon: FakeDaemon, socket_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    async def serve_and_leave() -> None:
+        server = ApiServer(daemon, path=str(socket_path))
+        await server.start()
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.connect(str(socket_path))
+            stream.sendall(b"GET /v1/watch HTTP/1.1\r\nHost: weft\r\n\r\n")
+        await asyncio.to_thread(Client(str(socket_path)).ask, "status")
+        await server.close()
+
+    asyncio.run(serve_and_leave())
+    expect_no_more_than_a_line(caplog)
+
+
+def test_what_the_daemon_gets_wrong_is_told_with_its_traceback(
+    daemon: FakeDaemon, api: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise TypeError("a mistake of ours")
+
+    monkeypatch.setattr(daemon, "loop_lag", fail)
+    assert curl(api, "/metrics")[0] == 500
+    assert "a mistake of ours" in caplog.text
+
+
+def test_callers_over_tcp_are_few_and_the_unix_socket_is_not_theirs(
+    daemon: FakeDaemon, socket_path: Path
+) -> None:
+    endpoint = Endpoint("127.0.0.1", free_port())
+    with served(daemon, socket_path, listen=endpoint), ExitStack() as stack:
+
+        def call() -> socket.socket:
+            return stack.enter_context(socket.create_connection((endpoint.host, endpoint.port), 10))
+
+        heard = [call() for _ in range(CALLERS_MAX)]
+        for _ in range(20):
+            assert is_hung_up(call())
+        assert not any(is_hung_up(each, patience_s=0.001) for each in heard)
+        assert Client(str(socket_path)).ask("status")["node"] == "n1"
+        heard.pop().close()
+        eventually(lambda: not is_hung_up(call(), patience_s=0.2))
+
+
+def is_hung_up(stream: socket.socket, *, patience_s: float = 10.0) -> bool:
+    stream.settimeout(patience_s)
+    try:
+        return not stream.recv(1)
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /v1/status HTTP/1.1\r\nHost: we"])
+def test_who_sends_no_whole_request_is_not_waited_for_and_who_watches_is_left_to_it(
+    daemon: FakeDaemon, socket_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(api_module, "REQUEST_SECONDS", 0.2)
+    port = free_port()
+    with served(daemon, socket_path, listen=Endpoint("127.0.0.1", port)):
+        events = Client(str(socket_path)).watch()
+        next(events)
+        with socket.create_connection(("127.0.0.1", port), 10) as stream:
+            stream.sendall(sent)
+            assert is_hung_up(stream)
+        assert daemon.watches_open == 1
+        events.close()  # type: ignore[attr-defined]
 
 
 def test_it_runs_on_uvloop_too(daemon: FakeDaemon, socket_path: Path) -> None:

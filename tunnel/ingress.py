@@ -164,11 +164,26 @@ class Ingress:
         read = slot.view[: slot.octets]
         if stride is None or stride >= slot.octets:
             self._receive_single(port, read, host, now=now, is_marked=is_marked)
-        elif is_super_frame_untrusted(read[HEADER_LENGTH:]) and not _begins_datagram(port, read[stride:]):
+        elif not is_super_frame_untrusted(read[HEADER_LENGTH:]):
+            self._receive_run(port, slot, stride, host, now=now, is_marked=is_marked)
+        elif _begins_datagram(port, read[stride:]):
+            self._refuse_ambiguous(port, read, stride, host)
+        else:
             self._carry_tail()
             self._receive(port, read, host, stride, now=now, is_marked=is_marked)
-        else:
-            self._receive_run(port, slot, stride, host, now=now, is_marked=is_marked)
+
+    def _refuse_ambiguous(self, port: PortCarriage, read: memoryview, stride: int, host: str) -> None:
+        """Drops what may be a super-frame or a run, each of its datagrams counted.
+
+        Whoever wrote it made it so: a length that lies would take others' datagrams along, and a payload that
+        looks like a datagram would be taken for one of another network.
+        """
+        recorder, network, count = self._recorder, _network_of(port, read), -(-len(read) // stride)
+        vtep = None if network is None else network.by_host.get(host)
+        recorder.counters.received += count
+        if recorder.observers:
+            recorder.show(Point.UNDERLAY_RECEIVE, network, read[HEADER_LENGTH:])
+        recorder.drop(DropReason.INNER_MALFORMED, network, read[HEADER_LENGTH:], vtep, frames=count)
 
     def _receive_run(
         self,
@@ -434,7 +449,10 @@ def read_control(ancillary: Ancillary) -> tuple[int | None, bool]:
 
 
 def _begins_datagram(port: PortCarriage, octets: memoryview) -> bool:
-    """Whether a datagram for one of the port's networks may begin there: a VXLAN header of theirs does."""
+    """Whether a datagram for one of the port's networks may begin there: a VXLAN header of theirs does.
+
+    One with nothing reserved set: where payload may be anything, less would be found by chance.
+    """
     return octets[:4] == _I_FLAG_ALONE and _network_of(port, octets) is not None
 
 

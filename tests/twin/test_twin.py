@@ -46,6 +46,7 @@ from overlay.addr import BROADCAST, Mac
 from overlay.discovery import may_be_discovery_untrusted
 from overlay.fdb import Origin
 from overlay.tables import FdbRemove, FdbReplace, FloodReplace, VtepRemove
+from overlay.verdict import DropReason
 from tunnel.entropy import flow_hash_untrusted
 from tunnel.interfaces import Strictness
 from tunnel.ladder import Feature
@@ -327,16 +328,52 @@ def test_a_long_frame_behind_short_segments_keeps_the_receivers_limit(kind: str)
         assert engine.written[-1] == (long.header, frames[2])
 
 
-@pytest.mark.parametrize("total", [0xFFFF, 7 * 256 - 8 - 14], ids=["longer", "as long as all of them"])
+LIAR = Mac(b"\x02\x00\x00\x00\x00\x66")
+
+
+def liar(total: int) -> bytes:
+    """A frame of 248 octets that says its packet is so long."""
+    octets = bytearray(between(LIAR, MAC_B, udp4(bytes(248 - 42))))
+    octets[16:18] = total.to_bytes(2, "big")
+    return bytes(octets)
+
+
+def honest() -> list[bytes]:
+    """Six frames as long."""
+    return [between(MAC_A, MAC_B, udp4(bytes([number]) * (248 - 42))) for number in range(6)]
+
+
 @pytest.mark.parametrize("kind", ["python", "native"])
-def test_who_lies_about_its_length_takes_no_other_datagrams_along(kind: str, total: int) -> None:
-    liar = bytearray(between(Mac(b"\x02\0\0\0\0\x66"), MAC_B, udp4(bytes(248 - 42))))
-    liar[16:18] = total.to_bytes(2, "big")
-    honest = [between(MAC_A, MAC_B, udp4(bytes([number]) * (248 - 42))) for number in range(6)]
+def test_who_lies_about_its_length_takes_no_other_datagrams_along(kind: str) -> None:
     with twin(kind) as engine:
-        engine.from_vtep(*encapsulated(bytes(liar), *honest))
-        assert [frame for _, frame in engine.written if frame[6:12] == MAC_A] == honest
+        engine.from_vtep(*encapsulated(liar(0xFFFF), *honest()))
+        assert [frame for _, frame in engine.written if frame[6:12] == MAC_A] == honest()
         assert engine.statistics().ledger.received == 7
+
+
+@pytest.mark.parametrize("kind", ["python", "native"])
+def test_who_says_to_be_as_long_as_the_run_costs_it_by_name_and_number(kind: str) -> None:
+    with twin(kind) as engine:
+        engine.from_vtep(*encapsulated(liar(7 * 256 - 8 - 14), *honest()))
+        assert engine.written == []
+        assert engine.drops() == {DropReason.INNER_MALFORMED: 7}
+
+
+@pytest.mark.parametrize("kind", ["python", "native"])
+def test_a_payload_that_looks_like_a_datagram_is_none(kind: str) -> None:
+    """An honest super-frame from behind a kernel VXLAN node; what its payload says no VTEP ever sent."""
+    size = 400
+    planted = encapsulated(between(LIAR, MAC_B, udp4(b"planted")))[0]
+    payload = bytes(size - 50) + planted + bytes(2 * size)
+    frame = between(MAC_A, MAC_B, udp4(payload))
+    datagram = encapsulated(frame)[0]
+    assert datagram[size:].startswith(planted)
+    pieces = [datagram[at : at + size] for at in range(0, len(datagram), size)]
+    with twin(kind) as engine:
+        engine.from_vtep(*pieces)
+        assert engine.written == []
+        assert engine.drops() == {DropReason.INNER_MALFORMED: len(pieces)}
+        assert not [mac for mac, *_ in known_macs(engine) if mac == LIAR]
 
 
 @pytest.mark.parametrize("kind", ["python", "native"])

@@ -249,7 +249,7 @@ impl Lane {
 
     /// Sorts what one read gave into groups: a datagram, a super-frame, or a run of equal datagrams cut where the flow
     /// changes.
-    fn group(&self, buffer: &[u8], start: usize, read: &Arrived, port: u32, groups: &mut Vec<Group>) {
+    fn group(&mut self, buffer: &[u8], start: usize, read: &Arrived, port: u32, groups: &mut Vec<Group>) {
         let sender = Sender { port, host: read.host, is_marked: read.ecn == CE };
         let end = start + read.length;
         let octets = &buffer[start..end];
@@ -257,8 +257,10 @@ impl Lane {
             let stride = read.length.max(1);
             return groups.push(Group { at: start, end, stride, sender, segment_size: None });
         };
-        let is_super_frame = is_super_frame_untrusted(octets.get(HEADER_LENGTH..).unwrap_or(&[]));
-        if is_super_frame && !self.begins_datagram(port, &octets[stride..]) {
+        if is_super_frame_untrusted(octets.get(HEADER_LENGTH..).unwrap_or(&[])) {
+            if self.begins_datagram(port, &octets[stride..]) {
+                return self.refuse_ambiguous(sender, octets, stride);
+            }
             let segment_size = Some(stride);
             return groups.push(Group { at: start, end, stride: read.length, sender, segment_size });
         }
@@ -274,7 +276,25 @@ impl Lane {
         }
     }
 
-    /// Whether a datagram for one of the port's networks may begin there: a VXLAN header of theirs does.
+    /// Drops what may be a super-frame or a run, each of its datagrams counted.
+    ///
+    /// Whoever wrote it made it so: a length that lies would take others' datagrams along, and a payload that looks
+    /// like a datagram would be taken for one of another network.
+    fn refuse_ambiguous(&mut self, sender: Sender, octets: &[u8], stride: usize) {
+        let (network, count) = (self.network_of(sender.port, octets), octets.len().div_ceil(stride) as u64);
+        let vtep = network.and_then(|network| self.network(network)?.hosts.get(&sender.host).copied());
+        let frame = &octets[HEADER_LENGTH..];
+        let Lane { vteps, book, .. } = self;
+        let drops = vtep.and_then(|vtep| Some(&mut vteps.get_mut(vtep as usize)?.as_mut()?.drops));
+        book.received += count;
+        if book.is_watched {
+            book.show(Point::UnderlayReceive, network, frame.to_vec(), None);
+        }
+        book.drop(Reason::INNER_MALFORMED, network, frame, drops, count);
+    }
+
+    /// Whether a datagram for one of the port's networks may begin there: a VXLAN header of theirs does.  One with nothing
+    /// reserved set: where payload may be anything, less would be found by chance.
     fn begins_datagram(&self, port: u32, octets: &[u8]) -> bool {
         long(octets, 0) == Some(I_WORD) && self.network_of(port, octets).is_some()
     }

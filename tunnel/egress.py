@@ -133,9 +133,9 @@ class Egress:
     def _drain_alone(self, network: NetworkCarriage, now: float) -> None:
         """HOT PATH: one frame, on cold caches, where every line costs several times what it does in a burst.
 
-        So a frame with nothing to ask about it goes its shortest way, past the batches: one of IPv4 and of a
-        flow that is remembered, with the addresses and ports of the last.  Any other goes the way of a burst.
-        What the flow and its VTEP carried is counted once it has left.
+        So a frame with nothing to ask about it goes its shortest way, past the batches: one of IPv4 without
+        options and of a flow that is remembered, with the protocol, addresses and ports of the last.  Any
+        other goes the way of a burst.  What the flow and its VTEP carried is counted once it has left.
         """
         slot = header, datagram, buffers = network.slots[0]
         try:

@@ -12,6 +12,7 @@ the meter for new flows.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -91,7 +92,7 @@ class PendingFlow:
     def __init__(self, key: bytes | None, *, now: float) -> None:
         self.key = key
         self.asked_at = now
-        self.frames: list[Held] = []
+        self.frames: deque[Held] = deque()
         self.octets = 0
 
     def hold(self, held: Held) -> bool:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -141,6 +142,7 @@ class NativeDatapath:
         self._ports: dict[tuple[UdpUnderlay, int], Port] = {}
         self._super_losses: dict[UdpUnderlay, int] = {}
         self._observers: list[Observer] = []
+        self._unread: deque[_native.Notice] = deque()
         self._upcalls = 0
         self._path_checked_at = monotonic()
         self._closed = False
@@ -347,7 +349,7 @@ class NativeDatapath:
             raise
 
     def _answer_questions(self) -> None:
-        """UPCALLS_PER_TURN of them, or for UPCALL_SECONDS; the loop gets its turn before the rest."""
+        """UPCALLS_PER_TURN decisions, or UPCALL_SECONDS; the loop gets its turn before the rest."""
         deadline, before = monotonic() + UPCALL_SECONDS, self._upcalls
         while self._upcalls - before < UPCALLS_PER_TURN:
             question = self._lanes.next_question()
@@ -383,7 +385,9 @@ class NativeDatapath:
         return decision
 
     def _read_notices(self) -> None:
-        for notice in self._lanes.notices():
+        self._unread.extend(self._lanes.notices())
+        while self._unread:  # one that fails leaves the others for the next time
+            notice = self._unread.popleft()
             if notice[0] == "no-segmentation":
                 self._no_segmentation(self._pools[notice[1]], notice[2])
             elif notice[0] == "icmp-errors":

@@ -3,7 +3,8 @@
     ask ─▶ metered ─▶ pending flow ─▶ answer: Decider, Tables.apply, remember ─▶ carry what waited
 
 The decision and its lesson are somebody else's; here is only the waiting.  The loop gets its turn after
-UPCALLS_PER_TURN answers, so that a flood of new flows delays gossip by a few milliseconds and no more.
+UPCALLS_PER_TURN decisions and the question they end in, so that a flood of new flows delays gossip by a few
+milliseconds and no more.
 """
 
 from __future__ import annotations
@@ -104,11 +105,13 @@ class Upcalls:
     def answer(self) -> None:
         """Decides what was asked, UPCALLS_PER_TURN at once; the loop gets its turn before the rest."""
         before = self._recorder.counters.upcalls
-        while self._questions and self._recorder.counters.upcalls - before < UPCALLS_PER_TURN:
-            self._settle(self._questions.popleft())
-        if self._questions and not self._is_scheduled:
-            self._is_scheduled = True
-            self._reactor.call_soon(self._answer_more)
+        try:
+            while self._questions and self._recorder.counters.upcalls - before < UPCALLS_PER_TURN:
+                self._settle(self._questions.popleft())
+        finally:
+            if self._questions and not self._is_scheduled:
+                self._is_scheduled = True
+                self._reactor.call_soon(self._answer_more)
 
     def _answer_more(self) -> None:
         self._is_scheduled = False
@@ -128,13 +131,20 @@ class Upcalls:
         now = self._clock()
         decision: Decision | None = None
         flow: Flow | None = None
-        for held in pending.frames:
+        while pending.frames:
+            held = pending.frames[0]
             if decision is None or decision.key is None:
                 if decision is not None and not self.meter.admits(question.kind, question.source, now=now):
                     self._recorder.drop(DropReason.UPCALL_LIMIT, network, held.frame, vtep)
+                    pending.frames.popleft()
                     continue
-                decision = self._decide(network, vtep, held.frame, now=now)
+                try:
+                    decision = self._decide(network, vtep, held.frame, now=now)
+                except Exception:  # a bug, which costs the frames it is about and no others
+                    self._drop_all(question, DropReason.UPCALL_TIMEOUT)
+                    raise
                 flow = self._remember(question, decision, now=now)
+            pending.frames.popleft()
             if flow is not None:
                 flow.frames += 1
                 flow.octets += len(held.frame) - network.hidden

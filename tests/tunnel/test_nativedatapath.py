@@ -266,7 +266,10 @@ def test_questions_beyond_a_turns_time_are_answered_in_the_next(monkeypatch: pyt
         assert (engine.statistics().upcalls, engine.statistics().ledger.sent) == (5, 5)
 
 
-def test_after_a_decision_that_failed_the_others_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["python", "native"])
+def test_after_a_decision_that_failed_the_others_are_asked_for(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A bug in one decision costs the frames it is about and no others."""
     failing, decide = [RuntimeError("a bug")], Bridge.egress
 
@@ -276,11 +279,11 @@ def test_after_a_decision_that_failed_the_others_are_asked_for(monkeypatch: pyte
         return decide(bridge, octets, now=now)
 
     monkeypatch.setattr(Bridge, "egress", egress)
-    with twin("native") as engine:
+    with twin(kind) as engine:
         bind(engine)
         for number in range(3):
             engine.device.host.send(bytes(10) + MAC_B + mac(number) + OUT[12:])
-        while engine.lane.turn():
+        while engine.lane is not None and engine.lane.turn():
             pass
         with pytest.raises(RuntimeError, match="a bug"):
             engine.settle()
@@ -288,6 +291,29 @@ def test_after_a_decision_that_failed_the_others_are_asked_for(monkeypatch: pyte
         assert engine.statistics().ledger.sent == 2
         engine.datapath.expire(now=time.monotonic() + 2.0)
         assert engine.drops() == {DropReason.UPCALL_TIMEOUT: 1}
+
+
+def test_a_notice_that_failed_leaves_the_others_for_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bytes] = []
+
+    def too_big(_: object, __: object, frame: bytes, **___: object) -> None:
+        heard.append(frame)
+        if len(heard) == 1:
+            raise RuntimeError("a bug")
+
+    monkeypatch.setattr(nativedatapath.NativeDatapath, "_too_big", too_big)
+    with twin("native") as engine:
+        bind(engine)
+        engine.from_device(OUT)
+        long = [tcp4(bytes([number]) * 1500) for number in range(2)]
+        for octets in long:
+            engine.device.host.send(bytes(10) + octets)
+        while engine.lane.turn():
+            pass
+        with pytest.raises(RuntimeError, match="a bug"):
+            engine.settle()
+        engine.settle()
+        assert heard == long
 
 
 def test_another_device_takes_over_with_the_flows() -> None:

@@ -287,8 +287,7 @@ impl Book {
 
     /// What is to be shown, oldest first, and so many at most.
     pub fn take_shown(&mut self, most: usize) -> VecDeque<Shown> {
-        let rest = self.shown.split_off(most.min(self.shown.len()));
-        let shown = std::mem::replace(&mut self.shown, rest);
+        let shown: VecDeque<Shown> = self.shown.drain(..most.min(self.shown.len())).collect();
         self.shown_octets -= shown.iter().map(|each| each.frame.len() + SHOWN_OCTETS).sum::<usize>();
         shown
     }

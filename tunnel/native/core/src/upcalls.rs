@@ -280,7 +280,14 @@ impl Lane {
             }
             return self.next_of(number, now);
         };
-        let question = self.close_question(number)?;
+        let mut question = self.close_question(number)?;
+        // What has come behind an answer for one frame alone asks anew, and goes before whatever finds the flow.
+        if let Some(later) = self.table(owner).and_then(|table| table.pending.get(&memory.key).copied())
+            && let Some(later) = self.close_question(later)
+        {
+            question.octets += later.octets;
+            question.held.extend(later.held);
+        }
         if let Answer::Verdict(verdict) = answer {
             let Memory { key, expires_at, places } = memory;
             let remembered = Remembered { key, verdict: *verdict, expires_at, places, now };
@@ -455,6 +462,23 @@ mod tests {
         assert_ne!(first, second);
         assert!(lane.answer(second, &MALFORMED, None, 0.0).is_none());
         assert_eq!((drops(&lane, network, Reason::INNER_MALFORMED), lane.held()), (3, 0));
+    }
+
+    #[test]
+    fn who_asked_anew_goes_before_whatever_finds_the_flow() {
+        let (mut lane, network) = lane_of(Some(7));
+        let owner = Owner::Egress(network);
+        let key = *[2, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0, 1].first_chunk().unwrap();
+        ask(&mut lane, owner, network, 1);
+        ask(&mut lane, owner, network, 1);
+        let (first, ..) = lane.next_question().unwrap();
+        assert!(lane.answer(first, &MALFORMED, None, 0.0).is_some());
+        ask(&mut lane, owner, network, 1);
+        let memory = Memory { key, expires_at: f64::INFINITY, places: &[] };
+        let verdict = Answer::Verdict(Verdict::Drop(Reason::NO_VTEP));
+        assert!(lane.answer(first, &verdict, Some(memory), 0.0).is_none());
+        assert_eq!((drops(&lane, network, Reason::NO_VTEP), lane.held()), (2, 0));
+        assert!(lane.next_question().is_none());
     }
 
     #[test]

@@ -14,7 +14,7 @@ unicast next hop on this device, whose Ethernet address the kernel knows, and no
 Whenever the doorbell rings every door is suspended until the survey that follows has been taken: frames
 take the lower door meanwhile.  The survey looks at the TAP itself, too: others may have removed its filter,
 set it down or deleted it, and no write tells of the first.  Two threads meet here: `survey` and `poll`
-block for netlink and only look; all else runs on the loop.
+block for netlink and touch no door; all else runs on the loop.
 
 Heads up: there is no back-pressure from beyond the egress device.  What is under way is bounded by the
 TAP's own send buffer, which its packets occupy until the last of the stack has let go of them.
@@ -49,6 +49,7 @@ INJECT_NAME = "weft-inject%d"  # the kernel puts the number
 INJECT_MTU = 65521  # the most a TAP may have
 IN_FLIGHT_OCTETS = 8 << 20
 LOWER_DOOR_SECONDS = 1.0  # how often a super-frame takes the lower door: what forbids sockets must be seen
+TOO_OLD = "it takes Linux ≥ 6.17"  # and so it stays: no TAP is tried again
 BYPASSES = "tunnel_gso goes past the host's OUTPUT rules"
 
 
@@ -64,7 +65,7 @@ class InjectTap:
             self._tap = Tap(INJECT_NAME, offload_mask=SUPER_PACKETS, header_length=TUNNEL_HEADER_LENGTH)
         except DeviceError as error:
             if error.errno == errno.EINVAL:
-                raise DeviceError(device, error.errno, why="it takes Linux ≥ 6.17") from error
+                raise DeviceError(device, error.errno, why=TOO_OLD) from error
             raise
         self.device = device
         self.index = index
@@ -178,8 +179,8 @@ class InjectTaps:
         try:
             tap = self._taps[device] = InjectTap(device, index)
         except (DeviceError, OSError) as error:
-            is_too_old = error.errno == errno.EINVAL  # and so it stays
-            return self._rest(device, index, _words(error), math.inf if is_too_old else RETRY_SECONDS)
+            why = _words(error)
+            return self._rest(device, index, why, math.inf if why == TOO_OLD else RETRY_SECONDS)
         return tap
 
     def _rest(self, device: str, index: int, why: str, seconds: float) -> Rest:
@@ -262,6 +263,7 @@ class Injector:
     """
 
     def __init__(self, underlay: Underlay, taps: InjectTaps, *, ring: Callable[[], None]) -> None:
+        self._again_at: float | None = None
         self.is_suspended = True
         self.used_at = 0.0
         self._underlay = underlay
@@ -321,11 +323,11 @@ class Injector:
             suspended()
 
     def is_due(self, *, now: float) -> bool:
-        """Whether a door has been shut long enough to be looked at again."""
-        return any(
-            standing.shut_until is not None and now >= standing.shut_until
-            for standing in self._standings.values()
-        )
+        """Whether a door has been shut, or an obstacle been there, long enough to be looked at again."""
+        times = [standing.shut_until for standing in self._standings.values()]
+        if self._standings:
+            times.append(self._again_at)
+        return any(each is not None and now >= each for each in times)
 
     def survey(self) -> Survey:
         """Looks at the device and at the way to every VTEP that wants a door.  Blocks for netlink."""
@@ -379,8 +381,7 @@ class Injector:
         for vtep, standing in self._standings.items():
             hop = found.hops.get(vtep, found.obstacle or "not looked at yet")
             self._settle(standing, hop, now=now)
-            if standing.door is None and standing.shut_until is None:
-                standing.shut_until = found.again_at
+        self._again_at = found.again_at
         self.is_suspended = False
         self._tell(found.obstacle)
 

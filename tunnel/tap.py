@@ -228,8 +228,8 @@ class Tap:
 
     def close(self) -> None:
         """Closes the descriptors, with which the device goes unless it is persistent.  Idempotent."""
-        self._close_queues()
         self.read_into, self.write = partial(os.readv, -1), partial(os.writev, -1)
+        self._close_queues()
 
     def _close_queues(self) -> None:
         fds, self._fd, self._others = self.queues, -1, []

@@ -119,6 +119,7 @@ class Doors(RuleBasedStateMachine):
         self.obstacle: str | None = None
         self.is_suspended = True
         self.was_surveyed = False
+        self.again_at: float | None = None
 
     @property
     def insists(self) -> bool:
@@ -168,6 +169,7 @@ class Doors(RuleBasedStateMachine):
     def take(self, found: Survey) -> None:
         self.injector.take(found, now=self.now)
         self.obstacle, self.is_suspended, self.was_surveyed = found.obstacle, False, True
+        self.again_at = found.again_at
         for vtep, known in self.known.items():
             told = found.hops.get(vtep, found.obstacle or "not looked at yet")
             if known.hop is not None and (known.hop, known.tap) != (told, found.tap):
@@ -175,7 +177,7 @@ class Doors(RuleBasedStateMachine):
             if known.hop is None and (self.insists or not self.rests(known)):
                 known.shut_until = None
                 if isinstance(told, str):
-                    known.why, known.shut_until = told, found.again_at
+                    known.why = told
                 else:
                     known.hop, known.tap, known.why = told, found.tap, ""
         self.tell()
@@ -205,7 +207,8 @@ class Doors(RuleBasedStateMachine):
     @invariant()
     def it_is_due_when_a_door_was_shut_long_enough(self) -> None:
         shut = [known for known in self.known.values() if known.shut_until is not None]
-        assert self.injector.is_due(now=self.now) == any(not self.rests(known) for known in shut)
+        is_over = self.again_at is not None and self.now >= self.again_at and bool(self.known)
+        assert self.injector.is_due(now=self.now) == (is_over or any(not self.rests(each) for each in shut))
 
     @precondition(lambda self: self.was_surveyed)
     @invariant()
@@ -273,6 +276,15 @@ def test_one_door_shut_leaves_the_others_and_the_rung() -> None:
     assert f"not to {VTEP_B}: it answered: Connection refused" in world.ladder.explain()
     world.injector.shut(VTEP_C, "it answered too", now=1.0)
     assert not world.ladder.is_on(Feature.TUNNEL_GSO)
+
+
+def test_a_door_opens_as_soon_as_there_is_a_tap_again() -> None:
+    """The egress device was made anew while its inject TAP rested."""
+    world = World()
+    world.injector.want(VTEP_B)
+    world.injector.take(Survey(None, "the tc filter of weft-inject0 was removed", {}, math.inf), now=1.0)
+    world.open(VTEP_B, now=2.0)
+    assert world.is_open(VTEP_B)
 
 
 def test_what_never_had_a_door_cannot_be_shut() -> None:

@@ -59,7 +59,7 @@ from control.pool_files import PoolFiles
 from control.resolver import look_up
 from control.seeds import Seeds
 from control.troubles import Troubles
-from overlay.addr import IpAddress, NetworkId, parse_ip
+from overlay.addr import IpAddress, NetworkId, is_address, parse_ip
 from overlay.errors import (
     ConfigError,
     DeviceError,
@@ -99,7 +99,7 @@ class Pool:
         self._gossip = Gossip(self.core, bind_endpoint(table), self._event)
         self._tell: Callable[[str], None] = log.debug
         self.changed: Callable[[], None] = _nobody_listens
-        names = (seed for seed in table.join if not _is_address(seed.host))
+        names = (seed for seed in table.join if not is_address(seed.host))
         self._seeds = Seeds(settings.endpoint, settings.seeds, names)
         self._conflicts = Troubles()
         self._blocked = Troubles()
@@ -569,20 +569,12 @@ def _settings(name: str, own: Endpoint, table: GossipTable, start: Snapshot) -> 
         name=name,
         endpoint=own,
         tags={WEFT_ID: start.weft_id, WEFT_EPOCH: str(start.epoch)},
-        seeds=tuple(_addressed("join", seed) for seed in table.join if _is_address(seed.host)),
+        seeds=tuple(_addressed("join", seed) for seed in table.join if is_address(seed.host)),
         remembered=tuple(endpoint for _, endpoint in start.members),
         former=start.endpoint if start.endpoint != own else None,
         incarnation=start.incarnation,
         lamport=start.lamport,
     )
-
-
-def _is_address(host: str) -> bool:
-    try:
-        parse_ip(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_here(member: Member | None) -> bool:

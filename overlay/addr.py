@@ -109,6 +109,15 @@ def parse_ip(text: str) -> IpAddress:
     return unmap(ip_address(text.strip("[]")))
 
 
+def is_address(text: str) -> bool:
+    """Whether it is one, and no name."""
+    try:
+        parse_ip(text)
+    except ValueError:
+        return False
+    return True
+
+
 def parse_vtep(text: str, *, default_port: int) -> Vtep:
     """The VTEP written `address`, `address:port` or `[address]:port`.
 

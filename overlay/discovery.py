@@ -64,7 +64,7 @@ class Discovery:
 
 
 def read_discovery_untrusted(ethernet: Ethernet, frame: bytes) -> Discovery | None:
-    """The frame as neighbor discovery, or None where it is something else, or of a VLAN.
+    """The frame as neighbor discovery, or None where it is something else, or tagged.
 
     Raises:
         WireError: It announces itself as ARP or ND and is not well formed.

@@ -18,7 +18,7 @@ from control.operator.lease_plan import configured_plan
 from control.operator.problems import Finding
 from control.operator.schema import Config, Encap, Engine, Mode, NetworkConfig, NodeConfig
 from control.operator.toml_lines import TomlPath
-from overlay.addr import IpAddress, Mac, Vtep, format_mac, parse_ip
+from overlay.addr import IpAddress, Mac, Vtep, format_mac, is_address
 from overlay.errors import LeaseError
 
 # From the specification
@@ -80,17 +80,9 @@ def _gossip(config: Config) -> Iterator[Finding]:
         ("advertise", config.gossip.advertise, None if own is None else str(own)),
     )
     for key, endpoint, suggestion in endpoints:
-        if endpoint is not None and not _is_address(endpoint.host):
+        if endpoint is not None and not is_address(endpoint.host):
             why = f"expected an address, found the name {endpoint.host}"
             yield Finding(("gossip", key), why, suggestion)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        parse_ip(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _cores(config: Config) -> Iterator[Finding]:

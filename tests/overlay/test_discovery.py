@@ -263,8 +263,3 @@ def test_an_advertisement_cannot_be_answered() -> None:
 
 def answered(question: bytes, address: str, *, is_router: bool = False) -> bytes:
     return answer(told(question), parse_ethernet_untrusted(question), owner(address, is_router=is_router))
-
-
-def tags_of(frame: bytes) -> bytes:
-    """The octets between the addresses and the EtherType of the payload."""
-    return frame[12 : parse_ethernet_untrusted(frame).payload_at - 2]

@@ -100,10 +100,10 @@ def test_any_octets_have_a_field_and_a_fate(octets: bytes) -> None:
     frame = bytearray(octets)
     fate = mark_congested_untrusted(frame)
     if field == NOT_ECT:
-        header = octets[14:]
-        lengths = {b"\x08\x00": (4, 20), b"\x86\xdd": (6, 40)}
-        version, length = lengths.get(octets[12:14], (0, 1))
-        is_ip = len(header) >= length and header[0] >> 4 == version
+        is_ip = any(
+            octets[12:14] == ethertype and len(octets) >= 14 + length and octets[14] >> 4 == version
+            for ethertype, version, length in ((b"\x08\x00", 4, 20), (b"\x86\xdd", 6, 40))
+        )
         if octets[12:14] not in (b"\x81\x00", b"\x88\xa8"):  # behind tags either may be
             assert fate is (DropReason.ECN_CONGESTED if is_ip else None)
         assert frame == octets

@@ -66,8 +66,9 @@ def _workers(config: Config) -> Iterator[Finding]:
     why = "the engine in Python has one thread, the daemon's"
     if (workers := config.node.workers) > 1:
         yield Finding(("node", "workers"), f"expected 1, found {workers}: {why}", 'engine = "native"')
-    if config.node.cores:
-        yield Finding(("node", "cores"), f"expected none: {why}", 'engine = "native"')
+    if cores := config.node.cores:
+        found = ", ".join(map(str, cores))
+        yield Finding(("node", "cores"), f"expected none, found {found}: {why}", 'engine = "native"')
 
 
 def _gossip(config: Config) -> Iterator[Finding]:

@@ -122,7 +122,7 @@ def test_the_engine_in_python_has_one(build_lab: BuildLab, tmp_path: Path) -> No
     flags = ["--vni", "42", "--peer", "192.0.2.2", "--workers", "2", "--engine", "python"]
     status, told = refused(place, tmp_path / "n1", *flags)
     assert status == 2
-    assert "node.workers: expected 1, found 2: the engine in Python has one thread" in told
+    assert "--workers: expected 1, found 2: the engine in Python has one thread" in told
 
 
 @ON_NATIVE

@@ -168,6 +168,13 @@ SUITES = {
     help="Runs count from which the hypervisor took no more of the time.",
 )
 @click.option(
+    "--slowed",
+    type=click.FloatRange(0, 1000),
+    metavar="PERCENT",
+    help="Runs count before and after which no core was slower than this, by its own best: for hosts whose "
+    "neighbours come and go. A bench waits for it; 30 finds the quiet moments.  [default: any]",
+)
+@click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path(RESULTS), show_default=True
 )
 @click.option("--json", "as_json", is_flag=True, help=f"Print the record as JSON ({SCHEMA}).")
@@ -183,6 +190,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter for each flag
     pairs: int | None,
     seconds: float | None,
     steal: float,
+    slowed: float | None,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -202,6 +210,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter for each flag
         pairs=pairs or chosen.pairs,
         seconds=seconds or chosen.seconds,
         steal_most=steal / 100,
+        slowed_most=None if slowed is None else slowed / 100,
     )
     _require_a_stage(underlay, stations)
     _measure(plan, out, as_json=as_json)
@@ -249,7 +258,15 @@ def _parse_all(parse: Callable[[str], Parsed], texts: Sequence[str], option: str
 def _measure(plan: Plan, out: Path, *, as_json: bool) -> None:
     """Runs the plan; whatever ends it, what there is by then is written and printed."""
     messages = Console(stderr=True, highlight=False, emoji=False)
-    record = Record(utc_now(), plan.suite, plan.pairs, plan.seconds, describe_machine(), plan.steal_most)
+    record = Record(
+        utc_now(),
+        plan.suite,
+        plan.pairs,
+        plan.seconds,
+        describe_machine(),
+        steal_most=plan.steal_most,
+        slowed_most=plan.slowed_most,
+    )
     with writing(out):
         results = Results(out, record)
     try:

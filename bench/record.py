@@ -29,7 +29,7 @@ class Run:
         forwarder: Its name, with AGAIN where it is the second turn of the same round.
         round: From 0; in odd rounds the order of forwarders is reversed.
         measures: Figures by name; empty where the run failed.
-        redone: How many times it was done anew because time was stolen.
+        redone: How many times it was done anew because time was stolen or cores were slow.
         error: Why there are no figures.
         curves: Points [x, y] by name, for what one figure does not tell: `cdf_us`, `loss_at_kpps`.
     """
@@ -68,6 +68,8 @@ class Record:
     Attributes:
         pairs: Rounds that were asked for.
         steal_most: Runs from which a larger share of the time was stolen were not counted.
+        slowed_most: Nor runs before or after which a core was slower by a larger share than at its best;
+            None: all were counted.
         partial: It was interrupted, or is still going on.
         stages: For each underlay: MTU, offloads, and what all daemons together take while they are idle.
     """
@@ -78,6 +80,7 @@ class Record:
     seconds: float
     machine: Machine
     steal_most: float = STEAL_MOST
+    slowed_most: float | None = None
     ended_at: str = ""
     partial: bool = True
     stages: dict[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -259,6 +259,7 @@ def _machine(record: Record) -> list[str]:
         f"layout: {machine.layout}",
         *([f"congestion control of TCP: {machine.congestion_control}"] if machine.congestion_control else []),
         f"load before: {machine.load:g}",
+        *_pace(record),
         f"weft {machine.revision or 'outside a repository'}, native engine {machine.native}",
         *(version for version in machine.versions.values()),
     ]
@@ -271,6 +272,14 @@ def _machine(record: Record) -> list[str]:
     return ["## Machine and method", "", METHOD, "", *(f"- {fact}" for fact in facts), ""]
 
 
+def _pace(record: Record) -> Iterator[str]:
+    """How slow the cores were beside the runs; records from before this was looked at have nothing to say."""
+    slowed = [run.measures["slowed"] for run in record.runs if "slowed" in run.measures]
+    if slowed:
+        shown = f"median {median(slowed):.0%}, at most {max(slowed):.0%}"
+        yield f"the slower core against its own best, before and after each run that counts: {shown} slower"
+
+
 def _remarks(record: Record) -> list[str]:
     remarks = [f"{entry.title} ({_stage_of(entry)}): {entry.why}" for entry in record.entries if entry.why]
     for entry in record.entries:
@@ -280,10 +289,12 @@ def _remarks(record: Record) -> list[str]:
     if record.steal_most > STEAL_MOST:
         allowed = f"{record.steal_most:.0%}"
         remarks.append(f"runs count from which up to {allowed} of the time was stolen: for orientation only")
+    if record.slowed_most is not None:
+        remarks.append(f"runs count before and after which no core was slower than {record.slowed_most:.0%}")
     remarks += [f"not measured: {about['why']}" for about in record.stages.values() if "why" in about]
     redone = sum(run.redone for run in record.runs)
     if redone:
-        remarks.append(f"{redone} runs were done anew because the hypervisor had taken time from them")
+        remarks.append(f"{redone} runs were done anew because time or pace had been taken from them")
     remarks += [
         f"{run.scenario}, {run.underlay}, {run.forwarder}, round {run.round + 1}: {run.error}"
         for run in record.runs

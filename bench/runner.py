@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
@@ -20,12 +20,15 @@ from typing import Protocol
 from bench.forwarders import Forwarder
 from bench.lab.commands import LabError
 from bench.meter import STEAL_MOST, Meter
+from bench.pace import Pace
 from bench.record import AGAIN, Entry, Record, Run
 from bench.scenarios import SETTLE_S, Outcome, Scenario, Situation
 from bench.stage import Ground, Overlay, Stage
 
 # Ours
 REDO_MOST = 3  # runs with stolen time, before giving up on one
+REDO_MOST_SLOWED = 100  # the same where runs count at full pace only: who asks for that has the time
+WAIT_FOR_PACE_S = 60.0
 IDLE_LOOK_S = 2.0
 STAGE_COST_S = 5.0
 BASELINES = ("kernel", "bare")
@@ -44,6 +47,8 @@ class Plan:
 
     Attributes:
         steal_most: The share of all cores' time (0 … 1) that may be stolen from a run that counts.
+        slowed_most: How much slower than at their best (0.3: by 30 %) the cores may be before and after a
+            run that counts; None: they may be as they are.
     """
 
     suite: str
@@ -53,6 +58,19 @@ class Plan:
     pairs: int
     seconds: float
     steal_most: float = STEAL_MOST
+    slowed_most: float | None = None
+
+    @property
+    def redo_most(self) -> int:
+        return REDO_MOST if self.slowed_most is None else REDO_MOST_SLOWED
+
+    def disturbance(self, stolen: float, slowed: float) -> str | None:
+        """Why a run is no measurement; None: it is one."""
+        if stolen > self.steal_most:
+            return f"time was stolen: {stolen:.1%}"
+        if self.slowed_most is not None and slowed > self.slowed_most:
+            return f"the cores were slow: {slowed:.0%} more than at their best"
+        return None
 
     def rounds(self, scenario: Scenario) -> int:
         return min(self.pairs, scenario.most_rounds or self.pairs)
@@ -86,44 +104,91 @@ def perform(plan: Plan, record: Record, watch: Watch, checkpoint: Callable[[], N
         LabError: A stage could not be built.
     """
     try:
+        watch.doing("how fast are the cores")
+        performance = _Performance(plan, record, watch, checkpoint, Pace())
+        performance.pace.learn()
         for ground in plan.underlays:
             for nodes in sorted({scenario.nodes for scenario in plan.scenarios}):
-                _perform_on_ground(plan, record, watch, checkpoint, (ground, nodes))
+                performance.on(ground, nodes)
         record.partial = False
     finally:
         record.ended_at = utc_now()
         checkpoint()
 
 
-def _perform_on_ground(
-    plan: Plan,
-    record: Record,
-    watch: Watch,
-    checkpoint: Callable[[], None],
-    where: tuple[Ground, int],
-) -> None:
-    ground, nodes = where
-    scenarios = [scenario for scenario in plan.scenarios if scenario.nodes == nodes]
-    watch.doing(f"{ground.name}: {nodes} nodes")
-    if ground.most_nodes is not None and nodes > ground.most_nodes:
-        why = f"{', '.join(each.name for each in scenarios)}: needs {nodes} nodes, {ground.name} has fewer"
-        record.stages[stage_name(ground.name, nodes)] = {"why": why}
-        watch.done(sum(_left_out(plan, scenario, {}) for scenario in scenarios))
-        return
-    with ground.build(nodes) as stage:
-        overlays = _set_up(plan, record, watch, (ground.name, stage))
-        record.stages[stage_name(ground.name, nodes)] = {
-            "mtu": stage.mtu,
-            "offloads": {name: state for name, state in stage.offloads().items() if name in OFFLOADS_KEPT},
-            "idle_daemons_percent": _idle_percent(list(overlays.values())),
-        }
-        watch.done(STAGE_COST_S)
-        for scenario in scenarios:
-            for run in _runs(plan, scenario, contenders(overlays, scenario), watch, ground.name):
-                record.runs.append(run)
-                checkpoint()
-            watch.done(_left_out(plan, scenario, overlays))
-        _note_growth(record, (ground.name, nodes), overlays)
+@dataclass(frozen=True, slots=True)
+class _Performance:
+    """A plan being carried out; see `perform`."""
+
+    plan: Plan
+    record: Record
+    watch: Watch
+    checkpoint: Callable[[], None]
+    pace: Pace
+
+    def on(self, ground: Ground, nodes: int) -> None:
+        """Everything of the plan that needs a stage of so many nodes on this underlay."""
+        plan, record, watch = self.plan, self.record, self.watch
+        scenarios = [scenario for scenario in plan.scenarios if scenario.nodes == nodes]
+        watch.doing(f"{ground.name}: {nodes} nodes")
+        if ground.most_nodes is not None and nodes > ground.most_nodes:
+            named = ", ".join(each.name for each in scenarios)
+            why = f"{named}: needs {nodes} nodes, {ground.name} has fewer"
+            record.stages[stage_name(ground.name, nodes)] = {"why": why}
+            watch.done(sum(_left_out(plan, scenario, {}) for scenario in scenarios))
+            return
+        with ground.build(nodes) as stage:
+            overlays = _set_up(plan, record, watch, (ground.name, stage))
+            offloads = {name: state for name, state in stage.offloads().items() if name in OFFLOADS_KEPT}
+            record.stages[stage_name(ground.name, nodes)] = {
+                "mtu": stage.mtu,
+                "offloads": offloads,
+                "idle_daemons_percent": _idle_percent(list(overlays.values())),
+            }
+            watch.done(STAGE_COST_S)
+            for scenario in scenarios:
+                for run in self._runs(scenario, contenders(overlays, scenario), ground.name):
+                    record.runs.append(run)
+                    self.checkpoint()
+                watch.done(_left_out(plan, scenario, overlays))
+            _note_growth(record, (ground.name, nodes), overlays)
+
+    def _runs(self, scenario: Scenario, order: Sequence[Contender], underlay: str) -> Iterator[Run]:
+        rounds = self.plan.rounds(scenario)
+        for number, (name, overlay) in turns(order, rounds):
+            self.watch.doing(f"{underlay}: {scenario.title}, round {number + 1} of {rounds}, {name}")
+            situation = Situation(overlay, self.plan.seconds, is_odd=bool(number % 2))
+            run = Run(underlay, scenario.name, name, number)
+            try:
+                overlay.ensure_running()
+                yield self._measured(run, partial(scenario.run, situation))
+            except LabError as error:
+                yield replace(run, error=str(error))
+            self.watch.done(scenario.cost(self.plan.seconds))
+
+    def _measured(self, run: Run, attempt: Callable[[], Outcome]) -> Run:
+        """The run with its figures, done anew while something disturbs it; or why none was at peace.
+
+        Raises:
+            LabError: It failed.
+        """
+        redone = 0
+        while True:
+            slowed_before = self._pace_before()
+            outcome = attempt()
+            slowed = max(slowed_before, self.pace.slowed())
+            disturbance = self.plan.disturbance(outcome.usage.stolen, slowed)
+            if disturbance is None:
+                measures = measures_of(outcome, slowed)
+                return replace(run, measures=measures, redone=redone, curves=curves_of(outcome))
+            if redone == self.plan.redo_most:
+                return replace(run, redone=redone, error=f"{disturbance}, in each of {redone + 1} runs")
+            redone += 1
+
+    def _pace_before(self) -> float:
+        """How slow the cores are as a run begins; where that matters, after a while in which they are not."""
+        most = self.plan.slowed_most
+        return self.pace.slowed() if most is None else self.pace.wait(most, WAIT_FOR_PACE_S)
 
 
 def stage_name(underlay: str, nodes: int) -> str:
@@ -184,41 +249,12 @@ def turns(order: Sequence[Contender], rounds: int) -> Iterator[tuple[int, Conten
             yield number, contender
 
 
-def _runs(
-    plan: Plan, scenario: Scenario, order: Sequence[Contender], watch: Watch, underlay: str
-) -> Iterator[Run]:
-    rounds = plan.rounds(scenario)
-    for number, (name, overlay) in turns(order, rounds):
-        watch.doing(f"{underlay}: {scenario.title}, round {number + 1} of {rounds}, {name}")
-        situation = Situation(overlay, plan.seconds, is_odd=bool(number % 2))
-        redone = 0
-        try:
-            overlay.ensure_running()
-            outcome = scenario.run(situation)
-            while outcome.usage.stolen > plan.steal_most and redone < REDO_MOST:
-                redone += 1
-                outcome = scenario.run(situation)
-            if outcome.usage.stolen > plan.steal_most:
-                raise LabError(f"time was stolen in each of {REDO_MOST + 1} runs: {outcome.usage.stolen:.1%}")
-            yield Run(
-                underlay,
-                scenario.name,
-                name,
-                number,
-                measures_of(outcome),
-                redone,
-                curves=curves_of(outcome),
-            )
-        except LabError as error:
-            yield Run(underlay, scenario.name, name, number, redone=redone, error=str(error))
-        watch.done(scenario.cost(plan.seconds))
-
-
-def measures_of(outcome: Outcome) -> dict[str, float]:
-    """The scenario's own figures, and what the run cost by octet and by frame."""
+def measures_of(outcome: Outcome, slowed: float) -> dict[str, float]:
+    """The scenario's own figures, what the run cost by octet and by frame, and what may have disturbed it."""
     usage = outcome.usage
     measures = dict(outcome.measures)
-    measures |= {"cpu_s": usage.cpu_s, "daemon_cpu_s": usage.daemon_cpu_s, "stolen": usage.stolen}
+    measures |= {"cpu_s": usage.cpu_s, "daemon_cpu_s": usage.daemon_cpu_s}
+    measures |= {"stolen": usage.stolen, "slowed": slowed}
     if outcome.octets and outcome.frames:
         measures["cpu_s_per_gb"] = usage.cpu_s / (outcome.octets / 1e9)
         measures["cpu_s_per_mframe"] = usage.cpu_s / (outcome.frames / 1e6)

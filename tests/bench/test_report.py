@@ -108,3 +108,12 @@ def test_a_table_is_as_wide_as_its_widest_cell() -> None:
 def test_a_bench_that_let_time_be_stolen_says_so() -> None:
     assert "was stolen" not in render(a_record())
     assert "up to 25% of the time was stolen" in render(replace(a_record(), steal_most=0.25))
+
+
+def test_how_slow_the_cores_were_is_told_where_it_is_known() -> None:
+    runs = runs_of("tcp-1", "kernel", gbit_s=[10.0, 11.0, 12.0])
+    assert "its own best" not in render(replace(a_record(), runs=runs))
+    runs = runs_of("tcp-1", "kernel", gbit_s=[10.0, 11.0, 12.0], slowed=[0.1, 0.25, 0.05])
+    told = render(replace(a_record(), runs=runs, slowed_most=0.3))
+    assert "median 10%, at most 25% slower" in told
+    assert "no core was slower than 30%" in told

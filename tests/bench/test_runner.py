@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import pytest
 from support.bench import a_record
@@ -13,8 +13,9 @@ from bench import runner
 from bench.forwarders import Forwarder
 from bench.lab.commands import LabError
 from bench.meter import ProcessWork, Usage
+from bench.pace import Pace
 from bench.record import AGAIN, Record
-from bench.runner import REDO_MOST, Contender, Plan, contenders, measures_of, perform, turns
+from bench.runner import REDO_MOST, REDO_MOST_SLOWED, Contender, Plan, contenders, measures_of, perform, turns
 from bench.scenarios import SCENARIOS, Better, Outcome, Scenario, Situation
 from bench.stage import Ground, Overlay, Stage
 
@@ -83,6 +84,22 @@ class Said:
         self.total += seconds
 
 
+class PaperPace(Pace):
+    """Cores as slow as the test says: a figure for each look, the last of them for ever."""
+
+    looks: ClassVar[list[float]] = [0.25]
+
+    def __init__(self) -> None:
+        super().__init__(sleep=lambda _seconds: None)
+        self._left = list(self.looks)
+
+    def learn(self) -> None:
+        pass
+
+    def slowed(self) -> float:
+        return self._left.pop(0) if len(self._left) > 1 else self._left[0]
+
+
 PAPER = Ground("veth", lambda nodes: cast("Stage", PaperStage(nodes)))
 
 
@@ -110,6 +127,7 @@ def paper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "IDLE_LOOK_S", 0.01)
     monkeypatch.setattr(runner, "SETTLE_S", 0.0)
     monkeypatch.setattr(PaperStage, "torn_down", 0)
+    monkeypatch.setattr(runner, "Pace", PaperPace)
 
 
 def performed(plan: Plan) -> tuple[Record, Said]:
@@ -148,6 +166,7 @@ def test_every_run_is_on_record_with_what_it_cost() -> None:
         "cpu_s": 2.0,
         "daemon_cpu_s": 0.75,
         "stolen": 0.0,
+        "slowed": 0.25,
         "cpu_s_per_gb": 1.0,
         "cpu_s_per_mframe": 2.0,
         "frames_per_write": 200_000.0,
@@ -211,6 +230,33 @@ def test_how_much_may_be_stolen_is_the_operators_to_say() -> None:
     assert [(run.measures["gbit_s"], run.redone) for run in record.runs] == [(1.0, 0)] * 2
 
 
+def test_at_full_pace_only_means_before_and_after_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Waits for a quiet core twice; the first run ends on a slow one.
+    monkeypatch.setattr(PaperPace, "looks", [0.9, 0.1, 0.8, 0.7, 0.6, 0.2, 0.3])
+    outcomes = iter([outcome(1.0), outcome(2.0)])
+    plan = plan_of(lambda _: next(outcomes), forwarder("kernel"), pairs=1)
+    plan = replace(plan, scenarios=(replace(plan.scenarios[0], is_alone=True),), slowed_most=0.3)
+    (run,) = performed(plan)[0].runs
+    assert (run.measures["gbit_s"], run.measures["slowed"], run.redone) == (2.0, 0.3, 1)
+
+
+def test_where_the_cores_are_never_fast_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PaperPace, "looks", [0.5])
+    plan = plan_of(lambda _: outcome(), forwarder("kernel"), pairs=1)
+    for run in performed(replace(plan, slowed_most=0.4))[0].runs:
+        assert (run.measures, run.redone) == ({}, REDO_MOST_SLOWED)
+        assert run.error is not None
+        assert run.error.startswith("the cores were slow: 50%")
+
+
+def test_how_slow_the_cores_are_is_on_record_and_no_matter_unless_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(PaperPace, "looks", [0.5, 0.75, 0.9, 0.4])
+    record, _ = performed(plan_of(lambda _: outcome(), forwarder("kernel"), pairs=1))
+    assert [(run.measures["slowed"], run.redone) for run in record.runs] == [(0.75, 0), (0.9, 0)]
+
+
 def test_every_other_round_is_odd() -> None:
     seen = []
 
@@ -241,7 +287,7 @@ def test_interrupted_it_tears_down_and_keeps_what_there_is() -> None:
 
 
 def test_what_carried_nothing_has_no_cost_by_octet() -> None:
-    measures = measures_of(Outcome(0, 0, {"start_s": 0.5}, QUIET))
+    measures = measures_of(Outcome(0, 0, {"start_s": 0.5}, QUIET), slowed=0.0)
     assert "cpu_s_per_gb" not in measures
     assert measures["start_s"] == 0.5
 

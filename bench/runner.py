@@ -159,31 +159,27 @@ class _Performance:
             self.watch.doing(f"{underlay}: {scenario.title}, round {number + 1} of {rounds}, {name}")
             situation = Situation(overlay, self.plan.seconds, is_odd=bool(number % 2))
             run = Run(underlay, scenario.name, name, number)
-            try:
-                overlay.ensure_running()
-                yield self._measured(run, partial(scenario.run, situation))
-            except LabError as error:
-                yield replace(run, error=str(error))
+            yield self._measured(run, overlay, partial(scenario.run, situation))
             self.watch.done(scenario.cost(self.plan.seconds))
 
-    def _measured(self, run: Run, attempt: Callable[[], Outcome]) -> Run:
-        """The run with its figures, done anew while something disturbs it; or why none was at peace.
-
-        Raises:
-            LabError: It failed.
-        """
+    def _measured(self, run: Run, overlay: Overlay, attempt: Callable[[], Outcome]) -> Run:
+        """The run with its figures, done anew while something disturbs it; or why it has none."""
         redone = 0
-        while True:
-            slowed_before = self._pace_before()
-            outcome = attempt()
-            slowed = max(slowed_before, self.pace.slowed())
-            disturbance = self.plan.disturbance(outcome.usage.stolen, slowed)
-            if disturbance is None:
-                measures = measures_of(outcome, slowed)
-                return replace(run, measures=measures, redone=redone, curves=curves_of(outcome))
-            if redone == self.plan.redo_most:
-                return replace(run, redone=redone, error=f"{disturbance}, in each of {redone + 1} runs")
-            redone += 1
+        try:
+            overlay.ensure_running()
+            while True:
+                slowed_before = self._pace_before()
+                outcome = attempt()
+                slowed = max(slowed_before, self.pace.slowed())
+                disturbance = self.plan.disturbance(outcome.usage.stolen, slowed)
+                if disturbance is None:
+                    measures = measures_of(outcome, slowed)
+                    return replace(run, measures=measures, redone=redone, curves=curves_of(outcome))
+                if redone == self.plan.redo_most:
+                    return replace(run, redone=redone, error=f"{disturbance}, in each of {redone + 1} runs")
+                redone += 1
+        except LabError as error:
+            return replace(run, redone=redone, error=str(error))
 
     def _pace_before(self) -> float:
         """How slow the cores are as a run begins; where that matters, after a while in which they are not."""

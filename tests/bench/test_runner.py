@@ -230,6 +230,21 @@ def test_how_much_may_be_stolen_is_the_operators_to_say() -> None:
     assert [(run.measures["gbit_s"], run.redone) for run in record.runs] == [(1.0, 0)] * 2
 
 
+def test_a_run_that_fails_when_done_anew_says_both() -> None:
+    outcomes = iter([outcome(1.0, ROBBED)])
+
+    def run(_situation: Situation) -> Outcome:
+        for again in outcomes:
+            return again
+        raise LabError("iperf3: connection refused")
+
+    record, _ = performed(plan_of(run, forwarder("kernel"), pairs=1))
+    assert [(run.redone, run.error) for run in record.runs] == [
+        (1, "iperf3: connection refused"),
+        (0, "iperf3: connection refused"),
+    ]
+
+
 def test_at_full_pace_only_means_before_and_after_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     # Waits for a quiet core twice; the first run ends on a slow one.
     monkeypatch.setattr(PaperPace, "looks", [0.9, 0.1, 0.8, 0.7, 0.6, 0.2, 0.3])

@@ -20,6 +20,15 @@ LEARN_S = 2.0  # in this time even a core with a busy neighbour has a millisecon
 LOOK_EVERY_S = 0.1
 
 
+def time_piece_of_work() -> float:
+    """Seconds of processor time of this thread: who else was on the core meanwhile does not count."""
+    began = time.thread_time()
+    total = 0
+    for number in range(PIECE):
+        total += number & 3
+    return time.thread_time() - began
+
+
 class Pace:
     """Compares the cores this process may use with their own best so far.
 
@@ -29,9 +38,11 @@ class Pace:
     """
 
     def __init__(
-        self, time_piece: Callable[[], float] | None = None, sleep: Callable[[float], None] = time.sleep
+        self,
+        time_piece: Callable[[], float] = time_piece_of_work,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._time_piece = time_piece or time_piece_of_work
+        self._time_piece = time_piece
         self._sleep = sleep
         self._best: dict[int, float] = {}
 
@@ -63,12 +74,3 @@ class Pace:
         times = [self._time_piece() for _ in range(PIECES)]
         best = self._best[core] = min(*times, self._best.get(core, times[0]))
         return median(times) / best - 1
-
-
-def time_piece_of_work() -> float:
-    """Seconds of processor time of this thread: who else was on the core meanwhile does not count."""
-    began = time.thread_time()
-    total = 0
-    for number in range(PIECE):
-        total += number & 3
-    return time.thread_time() - began

@@ -98,6 +98,12 @@ class Batch:
         self.count += 1
         self.octets += octets
 
+    def extend(self, datagrams: list[memoryview]) -> None:
+        """More of its `segment_size`, for which there is room."""
+        self.buffers += datagrams
+        self.count += len(datagrams)
+        self.octets += len(datagrams) * self.segment_size
+
     def load(self, run: Run) -> None:
         """Holds the run a super-frame was split into, and nothing else."""
         self.buffers, self.segment_size, self.count = run.buffers, run.segment_size, run.segments

@@ -22,6 +22,7 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from overlay.discovery import may_be_discovery_untrusted
 from overlay.verdict import Deliver, Drop, DropReason, Encapsulate, Replicate, Reply, Verdict
@@ -48,6 +49,7 @@ from tunnel.offload import (
     PLAIN,
     TCP_CHECKSUM,
     UDP_CHECKSUM,
+    UDP_LENGTH,
     VNET_HEADER_LENGTH,
     VnetHeader,
     syn_mss_untrusted,
@@ -55,12 +57,13 @@ from tunnel.offload import (
 from tunnel.recorder import Recorder
 from tunnel.split import finish_untrusted, locate_untrusted, split_untrusted
 from tunnel.sums import WORD_MAX
+from tunnel.train import UNFINISHED, Train
 from tunnel.upcalls import UPCALLS_PER_TURN, Upcalls
 from tunnel.vxlan import HEADER_LENGTH
 
 # From the specification
 IPV4, IPV6 = UNTAGGED_IP = (0x0800, 0x86DD)  # EtherTypes
-TCP = 6
+TCP, UDP = 6, 17
 SYN = 0x02  # RFC 9293 section 3.1
 ECN = 0b11  # of the TOS octet (RFC 3168 section 5)
 FRAGMENT = 0x3FFF  # IPv4: more fragments, or an offset (RFC 791 section 3.1)
@@ -68,12 +71,15 @@ IP_TOS, IPV6_TCLASS = (0, 1), (41, 67)  # (level, type) of the control messages 
 UDP_SEGMENT = (17, 103)
 
 # What the hot path reads of a frame in one go: both MACs, EtherType, and, where it is IPv4, version and
-# header length, TOS, fragment field, protocol; without options addresses with ports, TCP flags.  Read before
-# it is known to be there: the buffer is longer than this.  What lies past the frame's end is an earlier
-# frame's, and leads at most to a closer look.
-_FRAME = struct.Struct("!12s H B B 4x H x B 2x 12s 9x B")
+# header length, TOS, fragment field, protocol; without options addresses with ports.  Read before it is known
+# to be there: the buffer is longer than this.  What lies past the frame's end is an earlier frame's, and
+# leads at most to a closer look.
+_FRAME = struct.Struct("!12s H B B 4x H x B 2x 12s")
+_Fields = tuple[Any, ...]
+_TCP_FLAGS_AT = HEADER_LENGTH + ETHERNET_LENGTH + 20 + 13  # in a datagram, of a frame without options
 _NO_OPTIONS = 0x45  # version 4, and five words of header (RFC 791 section 3.1)
 _PORTS_END = ETHERNET_LENGTH + 20 + 4  # of a frame that has all that tells its flow from others
+_UDP_END = ETHERNET_LENGTH + 20 + UDP_LENGTH
 
 # Where a checksum that a device has left to us stands in the datagram, by the frame's virtio header: of TCP
 # and UDP in IPv4 without options.  0: it is finished.  Any other header wants a closer look.
@@ -145,9 +151,8 @@ class Egress:
             return
         recorder, end = self._recorder, HEADER_LENGTH + octets
         recorder.counters.received += 1
-        key, ethertype, version, tos, fragment, protocol, selector, tcp_flags = _FRAME.unpack_from(
-            datagram, HEADER_LENGTH
-        )
+        fields = _FRAME.unpack_from(datagram, HEADER_LENGTH)
+        key, ethertype, version, tos, fragment, protocol, selector = fields
         flow = network.egress.active.get(key)
         if (
             flow is None
@@ -158,13 +163,13 @@ class Egress:
             or version != _NO_OPTIONS
             or tos & ECN
             or fragment & FRAGMENT
-            or (protocol == TCP and tcp_flags & SYN)
+            or (protocol == TCP and datagram[_TCP_FLAGS_AT] & SYN)
             or (checksum_at := _CHECKSUM_AT.get(bytes(header))) is None
             or not COMMON_LENGTH <= octets <= vtep.frame_max
             or not vtep.senders
             or recorder.observers
         ):
-            self._meet(network, slot, octets, now)
+            self._meet(network, slot, octets, fields, now)
             self._end_turn()
             return
         if checksum_at:
@@ -189,24 +194,40 @@ class Egress:
         clock, read_into, counters = self._clock, network.device.read_into, self._recorder.counters
         deadline = now + TURN_SECONDS
         slots, used, unknown = network.slots, 0, 0
+        last: _Fields | None = None
+        train: Train | None = None
         for _ in range(FRAMES_PER_TURN):
-            slot = slots[used]
+            slot = header, datagram, buffers = slots[used]
             try:
-                octets = read_into(slot.buffers) - VNET_HEADER_LENGTH
+                octets = read_into(buffers) - VNET_HEADER_LENGTH
             except OSError as error:
                 self._stop_if_gone(network, error)
                 break
             counters.received += 1
+            fields = _FRAME.unpack_from(datagram, HEADER_LENGTH)
+            if train is not None:
+                if fields == last and train.takes(header, datagram, octets):
+                    used += 1
+                    continue
+                train.close()
+                train = None
+            is_repeated, header_read = fields == last, bytes(header)
+            last = fields
             now = clock()
-            if not self._meet(network, slot, octets, now):
+            flow = self._meet(network, slot, octets, fields, now)
+            if flow is None:
                 unknown += 1
                 if unknown == UNKNOWN_PER_TURN:
                     break
+            elif is_repeated:
+                train = self._train(flow, fields, header_read, octets)
             # Only what waits in a batch keeps its slot.  A super-frame has left: the next one finds that
             # memory in the cache, which 64 KB at every place would empty of everything else.
             used = used + 1 if self._open else 0
             if now >= deadline:
                 break
+        if train is not None:
+            train.close()
         self._end_turn()
 
     def _stop_if_gone(self, network: NetworkCarriage, error: OSError) -> None:
@@ -214,17 +235,17 @@ class Egress:
         if error.errno in GONE:
             self._reactor.remove_reader(network.device.fileno())
 
-    def _meet(self, network: NetworkCarriage, slot: Slot, octets: int, now: float) -> bool:
-        """HOT PATH: a frame of so many octets that was read to the slot; whether its verdict was known."""
+    def _meet(
+        self, network: NetworkCarriage, slot: Slot, octets: int, fields: _Fields, now: float
+    ) -> Flow | None:
+        """HOT PATH: a frame of so many octets that was read to the slot; its flow, if that is remembered."""
         header, datagram, _ = slot
         end = HEADER_LENGTH + octets
-        key, ethertype, version, tos, fragment, protocol, selector, tcp_flags = _FRAME.unpack_from(
-            datagram, HEADER_LENGTH
-        )
+        key, ethertype, version, tos, fragment, protocol, selector = fields
         if self._recorder.observers:
             self._recorder.show(Point.DEVICE_READ, network, datagram[HEADER_LENGTH:end])
         is_plain = ethertype == IPV4 and version == _NO_OPTIONS
-        if not is_plain or (protocol == TCP and tcp_flags & SYN):
+        if not is_plain or (protocol == TCP and datagram[_TCP_FLAGS_AT] & SYN):
             self._note_segment_limit(network, datagram[HEADER_LENGTH:end])
         flow = network.egress.active.get(key)
         if (
@@ -234,7 +255,7 @@ class Egress:
         ):
             held = Held(bytes(datagram[HEADER_LENGTH:end]), bytes(header))
             self._upcalls.ask(network.egress, network, None, held, now=now)
-            return False
+            return None
         flow.frames += 1
         flow.octets += octets
         flow.used_at = now
@@ -245,7 +266,25 @@ class Egress:
         # In a tagged frame another octet stands where the TOS is: then the right one is looked for.
         is_marked = bool(tos) or ethertype not in UNTAGGED_IP
         self._carry_known(network, flow, header, datagram[:end], is_marked=is_marked)
-        return True
+        return flow
+
+    def _train(self, flow: Flow, fields: _Fields, header: bytes, octets: int) -> Train | None:
+        """What may follow a frame that came behind its like, if they are such as make a train."""
+        _, ethertype, version, _, _, protocol, _ = fields
+        vtep = flow.target
+        if (
+            vtep is None
+            or not vtep.segments
+            or ethertype != IPV4
+            or version != _NO_OPTIONS
+            or protocol != UDP
+            or octets < _UDP_END
+            or header not in (PLAIN, UNFINISHED)
+            or self._recorder.observers
+        ):
+            return None
+        batch = vtep.batch(flow.entropy)
+        return Train(flow, batch, header) if batch.segment_size == HEADER_LENGTH + octets else None
 
     def _end_turn(self) -> None:
         """Sends the batches that are open, and has the questions answered that were asked."""

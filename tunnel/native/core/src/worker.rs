@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! drain both directions ─▶ nothing there? poll a while, giving the core away ─▶ sleep until something comes
-//!         └ a flood, and cores are short: nap    └ in bulk: nap between
+//!         └ a flood, and cores are short: nap    ├ in bulk: nap between             │
+//!                                                └ cores are short ────────────────┘
 //! ```
 //!
 //! Each has a lane of its own: its queue of every device, its socket of every port, its flows.  The kernel gives each
@@ -12,6 +13,9 @@
 //! time with `sched_yield` between is not asleep when the answer comes.  Whether that pays is learnt from the recent
 //! past: work that came within the time a poll covers speaks for it, work that came later against.
 //!
+//! A thread that of late has waited for a core does not poll: giving it away gives away no more than is not its fair
+//! share, so whoever polls keeps half of a core from whoever has work there.
+//!
 //! Where long runs arrive, a single one can wait: the thread naps instead of giving the core away.  It need not
 //! be woken, the run is longer when it comes back, and the scheduler sees a core that is free for others.
 //! Super-packets make no naps, for they get no longer, and long frames from a device neither: whoever sends them is on
@@ -19,8 +23,8 @@
 //!
 //! Who floods a device with short frames does not stop, for the kernel drops what nobody takes.  To carry all there is
 //! would leave no core, where they are short, to the programs that shall read what comes out at the other end, whose
-//! buffers then overflow.  So after a turn of many frames the thread naps too, if of late it has waited for a core; and
-//! after one in which a port brought much of UDP.
+//! buffers then overflow.  So after a turn of many frames the thread naps too, if cores are short; and after one in
+//! which a port brought much of UDP.
 //!
 //! A panic ends every worker, marks the lane as broken, and rings the bell: the loop thread brings the daemon to an end
 //! that is explained.
@@ -252,18 +256,18 @@ impl Worker {
         while !self.house.is_stopping.load(Ordering::Relaxed) {
             self.waiter.wait(&mut tokens, patience.sleeps());
             let work = self.turn(&tokens);
-            if !work.is_idle() {
-                let now = sys::now();
-                patience.worked(work, now);
-                if shortage.naps(work, now, || waits.as_ref()?.seconds().ok()) {
-                    std::thread::sleep(NAP);
-                }
-                continue;
-            }
-            patience.idled(sys::now());
-            if patience.naps() {
-                std::thread::sleep(NAP);
+            let now = sys::now();
+            let is_short = shortage.look(now, || waits.as_ref()?.seconds().ok());
+            let naps = if work.is_idle() {
+                patience.idled(now, is_short);
+                patience.naps()
             } else {
+                patience.worked(work, now);
+                is_short && work.is_flooded
+            };
+            if naps {
+                std::thread::sleep(NAP);
+            } else if work.is_idle() && patience.polls {
                 sys::yield_core();
             }
         }
@@ -315,7 +319,7 @@ impl Patience {
     }
 
     fn naps(&self) -> bool {
-        self.polls && self.run_octets > BULK_OCTETS
+        self.polls && self.is_in_bulk()
     }
 
     fn worked(&mut self, work: Work, now: f64) {
@@ -331,9 +335,14 @@ impl Patience {
         (self.worked_at, self.has_worked) = (now, true);
     }
 
-    fn idled(&mut self, now: f64) {
+    fn idled(&mut self, now: f64, is_short: bool) {
         self.has_worked = false;
-        self.polls = self.score > 0 && now - self.worked_at < POLL_SECONDS;
+        let pays = self.score > 0 && now - self.worked_at < POLL_SECONDS;
+        self.polls = pays && (self.is_in_bulk() || !is_short);
+    }
+
+    fn is_in_bulk(&self) -> bool {
+        self.run_octets > BULK_OCTETS
     }
 }
 
@@ -347,12 +356,9 @@ struct Shortage {
 }
 
 impl Shortage {
-    /// Whether the thread naps after this work.  `waited` gives the seconds it has waited so far; None: that is not
-    /// known here, and cores are not short.
-    fn naps(&mut self, work: Work, now: f64, waited: impl FnOnce() -> Option<f64>) -> bool {
-        if !work.is_flooded {
-            return false;
-        }
+    /// Whether cores are short.  `waited` gives the seconds the thread has waited so far; None: that is not known
+    /// here, and they are not.
+    fn look(&mut self, now: f64, waited: impl FnOnce() -> Option<f64>) -> bool {
         let passed = now - self.looked_at;
         if passed >= SHORTAGE_SECONDS {
             let before = mem::replace(&mut self.waited, waited());
@@ -418,12 +424,12 @@ mod tests {
         let mut patience = Patience::default();
         for round in 1..10 {
             patience.worked(arrival(100), f64::from(round) * 1e-4);
-            patience.idled(f64::from(round) * 1e-4 + 1e-6);
+            patience.idled(f64::from(round) * 1e-4 + 1e-6, false);
         }
         assert!(!patience.sleeps());
         for round in 1..40 {
             patience.worked(arrival(100), f64::from(round));
-            patience.idled(f64::from(round) + 1e-6);
+            patience.idled(f64::from(round) + 1e-6, false);
         }
         assert!(patience.sleeps());
     }
@@ -435,7 +441,7 @@ mod tests {
         let mut naps = |work| {
             round += 1e-4;
             patience.worked(work, round);
-            patience.idled(round + 1e-6);
+            patience.idled(round + 1e-6, false);
             patience.naps()
         };
         let frames = Work { frames: 64, ..Work::default() };
@@ -455,26 +461,34 @@ mod tests {
         for round in 0..9 {
             patience.worked(arrival(64 << 10), f64::from(round) * 1e-4);
         }
-        patience.idled(9e-4);
-        assert!(patience.naps());
-        patience.idled(9e-4 + POLL_SECONDS);
+        patience.idled(9e-4, true);
+        assert!(patience.naps(), "it gives the core to whoever wants it");
+        patience.idled(9e-4 + POLL_SECONDS, true);
         assert!(!patience.naps() && patience.sleeps());
+    }
+
+    #[test]
+    fn who_has_waited_for_a_core_does_not_poll() {
+        let mut patience = Patience::default();
+        for (is_short, sleeps) in [(false, false), (true, true), (false, false)] {
+            patience.worked(arrival(100), 1e-4);
+            patience.idled(1e-4, is_short);
+            assert_eq!(patience.sleeps(), sleeps);
+        }
     }
 
     #[test]
     fn cores_are_short_where_they_are_waited_for() {
         let mut shortage = Shortage::default();
-        let flood = Work { frames: 64, is_flooded: true, ..Work::default() };
-        let mut naps = |now, waited| shortage.naps(flood, now, || waited);
-        assert!(!naps(100.0, Some(50.0)), "in all the time before");
-        assert!(!naps(100.1, Some(50.001)), "a hundredth");
-        assert!(naps(100.2, Some(50.011)), "a tenth");
-        assert!(naps(100.205, None), "looked for too often");
-        assert!(!naps(100.3, Some(50.011)));
-        assert!(!naps(100.4, None), "it is not known");
-        assert!(!naps(100.5, Some(50.1)), "nor since when");
-        assert!(naps(100.6, Some(50.2)));
-        assert!(!shortage.naps(Work { frames: 63, ..Work::default() }, 100.6, || None), "no flood");
+        let mut look = |now, waited| shortage.look(now, || waited);
+        assert!(!look(100.0, Some(50.0)), "in all the time before");
+        assert!(!look(100.1, Some(50.001)), "a hundredth");
+        assert!(look(100.2, Some(50.011)), "a tenth");
+        assert!(look(100.205, None), "looked for too often");
+        assert!(!look(100.3, Some(50.011)));
+        assert!(!look(100.4, None), "it is not known");
+        assert!(!look(100.5, Some(50.1)), "nor since when");
+        assert!(look(100.6, Some(50.2)));
     }
 
     fn arrival(run_octets: usize) -> Work {

@@ -18,6 +18,7 @@ PIECE = 30_000  # turns of a loop: a millisecond
 PIECES = 5  # the median of so many: what interrupts one of them does not count
 LEARN_S = 2.0  # in this time even a core with a busy neighbour has a millisecond to itself
 LOOK_EVERY_S = 0.1
+CORES_MAX = 8  # looked at: of more, as many evenly spread, or a look would last longer than what it is for
 
 
 def time_piece_of_work() -> float:
@@ -35,37 +36,42 @@ class Pace:
     Args:
         time_piece: Processor seconds the calling thread takes for the piece of work.
         sleep: Waits so many seconds.
+        clock: Monotonic seconds.
     """
 
     def __init__(
         self,
         time_piece: Callable[[], float] = time_piece_of_work,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._time_piece = time_piece
         self._sleep = sleep
+        self._clock = clock
         self._best: dict[int, float] = {}
 
     def learn(self) -> None:
         """Looks at the cores for `LEARN_S`, so that their best is known before it is asked for."""
-        looks = round(LEARN_S / LOOK_EVERY_S)
-        for _ in range(looks):
+        until = self._clock() + LEARN_S
+        while self._clock() < until:
             self.slowed()
             self._sleep(LOOK_EVERY_S)
 
     def slowed(self) -> float:
-        """How much longer than at its best the slowest core takes: 0.0 not at all, 1.0 twice as long."""
+        """How much longer the slowest core takes than at its best so far: 0.0 not at all, 1.0 twice as long.
+
+        A neighbour who is there all the while does not show: then the best so far is what he left.
+        """
         ours = os.sched_getaffinity(0)
         try:
-            return max(self._slowed_on(core) for core in sorted(ours))
+            return max(self._slowed_on(core) for core in sorted(ours)[:: -(-len(ours) // CORES_MAX)])
         finally:
             os.sched_setaffinity(0, ours)
 
     def wait(self, most: float, within_s: float) -> float:
         """What `slowed` says as soon as that is `most` or less; after so many seconds whatever it says."""
-        looks_left = round(within_s / LOOK_EVERY_S)
-        while (slowed := self.slowed()) > most and looks_left > 0:
-            looks_left -= 1
+        until = self._clock() + within_s
+        while (slowed := self.slowed()) > most and self._clock() < until:
             self._sleep(LOOK_EVERY_S)
         return slowed
 

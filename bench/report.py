@@ -277,7 +277,7 @@ def _pace(record: Record) -> Iterator[str]:
     slowed = [run.measures["slowed"] for run in record.runs if "slowed" in run.measures]
     if slowed:
         shown = f"median {median(slowed):.0%}, at most {max(slowed):.0%}"
-        yield f"the slower core against its own best, before and after each run that counts: {shown} slower"
+        yield f"the slowest core against its own best, before and after each run that counts: {shown} slower"
 
 
 def _remarks(record: Record) -> list[str]:

@@ -69,7 +69,7 @@ class Plan:
         if stolen > self.steal_most:
             return f"time was stolen: {stolen:.1%}"
         if self.slowed_most is not None and slowed > self.slowed_most:
-            return f"the cores were slow: {slowed:.0%} more than at their best"
+            return f"the cores were slow: {slowed:.0%} slower than at their best"
         return None
 
     def rounds(self, scenario: Scenario) -> int:

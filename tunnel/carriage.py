@@ -44,7 +44,7 @@ DATAGRAM_MAX = 65535  # octets a receive buffer must hold, or the end of a super
 SEND_MAX = 65535 - 20 - 8  # octets of UDP payload in one IPv4 send; IPv6 would carry 20 more
 
 # Ours
-FRAMES_PER_TURN = 126  # of a device: two full batches of short ones
+FRAMES_PER_TURN = 2 * SEGMENTS_MAX  # of a device: full batches, and none left over to go alone
 READS_PER_TURN = 64  # of a port; of single datagrams no more than a new flow may have waiting
 READS_JOINED = 8  # reads whose segments may stand in one write; each has 64 KB of its own for that
 TURN_SECONDS = 0.001  # a drain ends after that many or that long, whichever is first

@@ -1,6 +1,7 @@
 """Egress: device → underlay.  The functions stand in the order the frame meets them.
 
     drain ─▶ a frame alone, of a flow remembered ─────────────────────▶ one send
+     ├▶ it follows its like? ─▶ train ──────────────────▶ batch
      └▶ meet ─▶ flow remembered? ─▶ carry ─▶ _offer ─▶ batch ─▶ flush ─▶ one send
                  └▶ upcall           └▶ a super-frame ─▶ whole, by the super door
                                                        └▶ split ─▶ runs ─▶ one send each
@@ -190,45 +191,47 @@ class Egress:
         flow.used_at = now
 
     def _drain_burst(self, network: NetworkCarriage, now: float) -> None:
-        """HOT PATH: a turn of what the host sends; builds nothing for a flow that is known."""
+        """HOT PATH: a turn of what the host sends; looks nothing up for what follows its like."""
         clock, read_into, counters = self._clock, network.device.read_into, self._recorder.counters
         deadline = now + TURN_SECONDS
         slots, used, unknown = network.slots, 0, 0
         last: _Fields | None = None
         train: Train | None = None
-        for _ in range(FRAMES_PER_TURN):
-            slot = header, datagram, buffers = slots[used]
-            try:
-                octets = read_into(buffers) - VNET_HEADER_LENGTH
-            except OSError as error:
-                self._stop_if_gone(network, error)
-                break
-            counters.received += 1
-            fields = _FRAME.unpack_from(datagram, HEADER_LENGTH)
-            if train is not None:
-                if fields == last and train.takes(header, datagram, octets):
-                    used += 1
-                    continue
-                train.close()
-                train = None
-            is_repeated, header_read = fields == last, bytes(header)
-            last = fields
-            now = clock()
-            flow = self._meet(network, slot, octets, fields, now)
-            if flow is None:
-                unknown += 1
-                if unknown == UNKNOWN_PER_TURN:
+        try:
+            for _ in range(FRAMES_PER_TURN):
+                slot = header, datagram, buffers = slots[used]
+                try:
+                    octets = read_into(buffers) - VNET_HEADER_LENGTH
+                except OSError as error:
+                    self._stop_if_gone(network, error)
                     break
-            elif is_repeated:
-                train = self._train(flow, fields, header_read, octets)
-            # Only what waits in a batch keeps its slot.  A super-frame has left: the next one finds that
-            # memory in the cache, which 64 KB at every place would empty of everything else.
-            used = used + 1 if self._open else 0
-            if now >= deadline:
-                break
-        if train is not None:
-            train.close()
-        self._end_turn()
+                counters.received += 1
+                fields = _FRAME.unpack_from(datagram, HEADER_LENGTH)
+                if train is not None:
+                    if fields == last and train.takes(header, datagram, octets):
+                        used += 1
+                        continue
+                    train.close()
+                    train = None
+                header_before = bytes(header) if fields == last else None
+                last = fields
+                now = clock()
+                flow = self._meet(network, slot, octets, fields, now)
+                if flow is None:
+                    unknown += 1
+                    if unknown == UNKNOWN_PER_TURN:
+                        break
+                elif header_before is not None:
+                    train = self._train(flow, fields, header_before, octets)
+                # Only what waits in a batch keeps its slot.  A super-frame has left: the next one finds that
+                # memory in the cache, which 64 KB at every place would empty of everything else.
+                used = used + 1 if self._open else 0
+                if now >= deadline:
+                    break
+        finally:
+            if train is not None:
+                train.close()
+            self._end_turn()
 
     def _stop_if_gone(self, network: NetworkCarriage, error: OSError) -> None:
         """Stops listening to a dead descriptor, or the loop would spin on it."""
@@ -269,18 +272,18 @@ class Egress:
         return flow
 
     def _train(self, flow: Flow, fields: _Fields, header: bytes, octets: int) -> Train | None:
-        """What may follow a frame that came behind its like, if they are such as make a train."""
+        """A train for what follows this frame, which came behind its like; None: that is to be asked."""
         _, ethertype, version, _, _, protocol, _ = fields
         vtep = flow.target
         if (
-            vtep is None
-            or not vtep.segments
+            protocol != UDP
             or ethertype != IPV4
             or version != _NO_OPTIONS
-            or protocol != UDP
             or octets < _UDP_END
             or header not in (PLAIN, UNFINISHED)
             or self._recorder.observers
+            or vtep is None
+            or not vtep.segments
         ):
             return None
         batch = vtep.batch(flow.entropy)

@@ -5,7 +5,10 @@ nor VTEP are looked at again, and their checksums are summed together.  (The ter
 "Packet Trains", 1986.)
 
 A train ends with the first frame that differs in anything that was asked, with its turn, and where its batch
-is full: the next frame is asked everything, and may begin another.
+is full: the next frame is asked everything, and may begin another.  It never looks at the clock, for it is a
+batch at most.
+
+Heads up: read udp(7), UDP_SEGMENT, and RFC 768 before changing this file.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from tunnel.split import SEGMENTS_MAX
 from tunnel.sums import WORD_MAX, word_sums
 from tunnel.vxlan import HEADER_LENGTH
 
-# Where UDP begins behind an Ethernet header and IPv4 without options, in the frame and in the datagram.
+# From the specification: where UDP begins in a frame, and in a datagram, behind IPv4 without options.
 _FRAME_UDP_AT = ETHERNET_LENGTH + 20
 _UDP_AT = HEADER_LENGTH + _FRAME_UDP_AT
 # What the host says of a frame whose checksum it has left to us there.
@@ -46,7 +49,7 @@ class Train:
 
     def takes(self, header: bytearray, datagram: memoryview, octets: int) -> bool:
         """HOT PATH: takes a frame of so many octets, of the same flow, if it is like the others."""
-        if octets != self._octets or header != self._header or not self._room:
+        if octets != self._octets or header != self._header or self._room <= 0:
             return False
         self._room -= 1
         self._datagrams.append(datagram[: self._end])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,7 @@ class Cores:
         self.allowed = {0, 1}
         self.times = times
         self.slept = 0.0
+        self.worked = 0.0
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(self.allowed))
         monkeypatch.setattr(os, "sched_setaffinity", self._move)
 
@@ -26,13 +28,17 @@ class Cores:
 
     def time_piece(self) -> float:
         (core,) = self.allowed
+        self.worked += self.times[f"core{core}"]
         return self.times[f"core{core}"]
 
     def sleep(self, seconds: float) -> None:
         self.slept += seconds
 
+    def clock(self) -> float:
+        return self.slept + self.worked
+
     def pace(self) -> Pace:
-        return Pace(self.time_piece, self.sleep)
+        return Pace(self.time_piece, self.sleep, self.clock)
 
 
 @pytest.fixture
@@ -73,29 +79,42 @@ def test_it_waits_for_a_quiet_moment(cores: Cores) -> None:
         if cores.slept > 0.45:
             cores.times = {"core0": 0.0011, "core1": 0.002}
 
-    pace = Pace(cores.time_piece, calm)
+    pace = Pace(cores.time_piece, calm, cores.clock)
     pace.slowed()
     cores.times = {"core0": 0.002, "core1": 0.002}
     assert pace.wait(0.3, within_s=60) == pytest.approx(0.1)
     assert cores.slept == pytest.approx(0.5)
 
 
-def test_and_for_no_longer_than_it_was_told(cores: Cores) -> None:
+def test_and_for_no_longer_than_it_was_told_however_long_a_look_takes(cores: Cores) -> None:
     pace = cores.pace()
     pace.slowed()
-    cores.times = {"core0": 0.002, "core1": 0.002}
-    assert pace.wait(0.3, within_s=2) == pytest.approx(1.0)
-    assert cores.slept == pytest.approx(2)
+    cores.times = {"core0": 0.02, "core1": 0.02}
+    began = cores.clock()
+    assert pace.wait(0.3, within_s=2) == pytest.approx(19)
+    assert 2 <= cores.clock() - began < 2.5
 
 
 def test_before_the_first_run_the_best_is_known(cores: Cores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace_module, "LEARN_S", 1.0)
     pace = cores.pace()
     pace.learn()
-    assert cores.slept == pytest.approx(1.0)
+    assert 1.0 <= cores.clock() < 1.15
     cores.times = {"core0": 0.002, "core1": 0.002}
     assert pace.slowed() == pytest.approx(1.0)
 
 
-def test_the_piece_takes_this_threads_own_time() -> None:
-    assert 0 < time_piece_of_work() < 1
+@pytest.mark.parametrize(("count", "looked_at"), [(1, 1), (8, 8), (9, 5), (64, 8), (65, 8)])
+def test_of_many_cores_some_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, count: int, looked_at: int
+) -> None:
+    cores = Cores(monkeypatch, **{f"core{number}": 0.001 for number in range(count)})
+    cores.allowed = set(range(count))
+    cores.pace().slowed()
+    assert cores.worked == pytest.approx(0.001 * PIECES * looked_at)
+
+
+def test_the_piece_takes_this_threads_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1.0, 1.5])
+    monkeypatch.setattr(time, "thread_time", lambda: next(times))
+    assert time_piece_of_work() == 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, cast
@@ -90,7 +91,8 @@ class PaperPace(Pace):
     looks: ClassVar[list[float]] = [0.25]
 
     def __init__(self) -> None:
-        super().__init__(sleep=lambda _seconds: None)
+        ticks = itertools.count()
+        super().__init__(sleep=lambda _seconds: None, clock=lambda: float(next(ticks)))
         self._left = list(self.looks)
 
     def learn(self) -> None:

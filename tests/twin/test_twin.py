@@ -90,6 +90,7 @@ TYPICAL = (
     echo4(bytes(1472)),
     tcp4(b"data" * 100),
     tcp4(flags="S", options=[("MSS", 900)]),
+    udp4(b"x" * 64),
     udp4(b"x" * 64, tags=(5, 6)),
     udp6(b"y" * 200),
 )
@@ -184,6 +185,11 @@ steps = st.one_of(
     st.lists(frames, min_size=1, max_size=4).filter(is_said_at_once).map(from_device),
     st.builds(
         from_device, st.lists(mutated(frames), min_size=1, max_size=2).filter(is_said_at_once), headers()
+    ),
+    st.builds(
+        lambda count, header: from_device([udp4(b"x" * 64)] * count, header),
+        st.integers(3, 40),
+        st.sampled_from([PLAIN, b"\x01" + bytes(5) + struct.pack("=HH", 34, 6)]),
     ),
     st.builds(lambda frame: from_device([frame], PLAIN), mutated(frames)),
     some_bursts.map(super_frame),

@@ -37,7 +37,7 @@ use crate::sys::{self, MESSAGES_MAX, Outgoing, errno};
 use crate::upcalls::{Held, Notice, source_mac};
 use crate::vnet::{GSO_NONE, VNET_LENGTH, Vnet};
 
-/// A drain ends after so many reads, which leave none over for a send of its own whether one takes 63 or 127 …
+/// A drain ends after so many reads, for which two sends of 63 do, or one of 127 …
 const READS_PER_TURN: usize = 126;
 /// … or so many octets, so that the other direction gets its turn.
 pub(crate) const OCTETS_PER_TURN: usize = 128 << 10;

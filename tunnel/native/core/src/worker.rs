@@ -13,8 +13,10 @@
 //! time with `sched_yield` between is not asleep when the answer comes.  Whether that pays is learnt from the recent
 //! past: work that came within the time a poll covers speaks for it, work that came later against.
 //!
-//! A thread that of late has waited for a core does not poll: giving it away gives away no more than is not its fair
-//! share, so whoever polls keeps half of a core from whoever has work there.
+//! A thread that of late has waited for a core does not poll: the scheduler owes it its fair share even if it gives the
+//! core away, so it would keep half of one from whoever has work there.  Who sleeps is woken and waits for a core then,
+//! if only for a moment; so the thread doubts its finding now and then, and polls for as long as that takes to be found
+//! again.
 //!
 //! Where long runs arrive, a single one can wait: the thread naps instead of giving the core away.  It need not
 //! be woken, the run is longer when it comes back, and the scheduler sees a core that is free for others.
@@ -48,8 +50,10 @@ const POLL_SECONDS: f64 = 0.001_2;
 const NAP: Duration = Duration::from_micros(60);
 /// Of the time, waited for a core: so much, and cores are short.
 const SHORT: f64 = 1.0 / 16.0;
-/// Whether they are is looked for so often.
+/// Whether they are is looked for so often …
 const SHORTAGE_SECONDS: f64 = 0.01;
+/// … and not believed more often in a row.
+const FOUND_IN_A_ROW: u32 = 10;
 /// Octets of runs an arrival, on average: so much is bulk.
 const BULK_OCTETS: usize = 16 << 10;
 const SCORE_MAX: i32 = 16;
@@ -349,7 +353,8 @@ impl Patience {
 /// Whether cores are short: this thread had to wait for one.
 #[derive(Default)]
 struct Shortage {
-    is_there: bool,
+    /// How often it was found, look after look.
+    in_a_row: u32,
     looked_at: f64,
     /// Seconds, as of then; None: not known.
     waited: Option<f64>,
@@ -362,11 +367,12 @@ impl Shortage {
         let passed = now - self.looked_at;
         if passed >= SHORTAGE_SECONDS {
             let before = mem::replace(&mut self.waited, waited());
-            self.is_there =
+            let is_found =
                 before.zip(self.waited).is_some_and(|(before, after)| after - before > SHORT * passed);
+            self.in_a_row = if is_found && self.in_a_row < FOUND_IN_A_ROW { self.in_a_row + 1 } else { 0 };
             self.looked_at = now;
         }
-        self.is_there
+        self.in_a_row > 0
     }
 }
 
@@ -489,6 +495,11 @@ mod tests {
         assert!(!look(100.4, None), "it is not known");
         assert!(!look(100.5, Some(50.1)), "nor since when");
         assert!(look(100.6, Some(50.2)));
+        assert!(!look(100.7, Some(50.2)));
+        let seconds = (101..112).map(f64::from);
+        let found: Vec<_> = seconds.map(|second| look(second, Some(second))).collect();
+        assert_eq!(found, [[true; 10].as_slice(), &[false]].concat(), "then it is doubted");
+        assert!(look(112.0, Some(112.0)));
     }
 
     fn arrival(run_octets: usize) -> Work {

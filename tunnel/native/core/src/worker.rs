@@ -53,7 +53,7 @@ const SHORT: f64 = 1.0 / 16.0;
 /// Whether they are is looked for so often …
 const SHORTAGE_SECONDS: f64 = 0.01;
 /// … and not believed more often in a row.
-const FOUND_IN_A_ROW: u32 = 10;
+const FOUND_IN_A_ROW: u32 = 50;
 /// Octets of runs an arrival, on average: so much is bulk.
 const BULK_OCTETS: usize = 16 << 10;
 const SCORE_MAX: i32 = 16;
@@ -496,10 +496,13 @@ mod tests {
         assert!(!look(100.5, Some(50.1)), "nor since when");
         assert!(look(100.6, Some(50.2)));
         assert!(!look(100.7, Some(50.2)));
-        let seconds = (101..112).map(f64::from);
+        let seconds = (101..201).map(f64::from);
         let found: Vec<_> = seconds.map(|second| look(second, Some(second))).collect();
-        assert_eq!(found, [[true; 10].as_slice(), &[false]].concat(), "then it is doubted");
-        assert!(look(112.0, Some(112.0)));
+        assert_eq!(
+            found,
+            [[true; 50].as_slice(), &[false], &[true; 49]].concat(),
+            "now and then it is doubted"
+        );
     }
 
     fn arrival(run_octets: usize) -> Work {

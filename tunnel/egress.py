@@ -48,7 +48,9 @@ from tunnel.offload import (
     GSO_NONE,
     NEEDS_CSUM,
     PLAIN,
+    TCP,
     TCP_CHECKSUM,
+    UDP,
     UDP_CHECKSUM,
     UDP_LENGTH,
     VNET_HEADER_LENGTH,
@@ -64,7 +66,6 @@ from tunnel.vxlan import HEADER_LENGTH
 
 # From the specification
 IPV4, IPV6 = UNTAGGED_IP = (0x0800, 0x86DD)  # EtherTypes
-TCP, UDP = 6, 17
 SYN = 0x02  # RFC 9293 section 3.1
 ECN = 0b11  # of the TOS octet (RFC 3168 section 5)
 FRAGMENT = 0x3FFF  # IPv4: more fragments, or an offset (RFC 791 section 3.1)

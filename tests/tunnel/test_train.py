@@ -154,7 +154,6 @@ def test_what_comes_after_the_last_read_of_a_turn_leaves_in_the_next(make_engine
 
 # ── What ends it, or never begins one ───────────────────────────────────────────────────────────────────
 
-_IP = IP(src=IP4_A, dst=IP4_B)
 OTHERS = {
     "shorter": left_to_us(udp4(bytes(63))),
     "longer": left_to_us(udp4(bytes(65))),

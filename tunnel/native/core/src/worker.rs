@@ -3,7 +3,7 @@
 //! ```text
 //! drain both directions ─▶ nothing there? poll a while, giving the core away ─▶ sleep until something comes
 //!         └ a flood, and cores are short: nap    ├ in bulk: nap between             │
-//!                                                └ cores are short ────────────────┘
+//!                                                └ cores are short ─────────────────┘
 //! ```
 //!
 //! Each has a lane of its own: its queue of every device, its socket of every port, its flows.  The kernel gives each

@@ -16,6 +16,7 @@ Heads up: read RFC 7348 section 5 and RFC 6040 section 4.2 before changing this 
 from __future__ import annotations
 
 import errno
+import os
 import struct
 import sys
 from collections.abc import Callable
@@ -212,6 +213,7 @@ class Ingress:
                 group = [run[start : min(start + stride, end)] for start in range(at, after, stride)]
                 self._receive_group(port, group, host, now=now, is_marked=is_marked)
             at = after
+        os.sched_yield()  # whoever is to read these has room for a few runs only, and perhaps this core
 
     def _receive_single(
         self, port: PortCarriage, datagram: memoryview, host: str, *, now: float, is_marked: bool

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.search import SPAN_ABOVE, SPAN_BELOW, STEPS, RateSearch
+from bench.search import SPAN_ABOVE, SPAN_BELOW, STEPS, TRIES, RateSearch
 
 RESOLUTION = (SPAN_ABOVE * SPAN_BELOW) ** (1 / 2**STEPS)
 
@@ -25,7 +25,7 @@ def search_for(limit: float, delivered: float) -> tuple[float | None, int]:
 def test_the_limit_is_found_within_the_resolution(share: float, delivered: float) -> None:
     limit = share * delivered
     best, tries = search_for(limit, delivered)
-    assert STEPS <= tries <= 2 * STEPS
+    assert STEPS <= tries <= TRIES * STEPS
     assert best is not None
     assert limit / RESOLUTION / 1.002 <= best <= limit * 1.002
 
@@ -37,27 +37,31 @@ def test_what_loses_at_any_rate_has_no_best() -> None:
 @pytest.mark.parametrize(("lost", "carried"), [(0, True), (1, True), (2, False), (500, False)])
 def test_carried_means_almost_all_received(lost: int, carried: bool) -> None:
     search = RateSearch(100.0)
-    for _ in range(2):
+    for _ in range(TRIES):
         is_new = search.best is None
         assert search.record(sent=1000, received=1000 - lost, seconds=20.0) is (carried and is_new)
     assert (search.best is not None) is carried
 
 
-def test_one_bad_moment_is_forgiven_and_two_are_not() -> None:
+def test_tries_of_a_rate_that_loses_little_are_counted_together() -> None:
     search = RateSearch(100.0)
     rate = search.next_rate()
-    search.record(sent=1000, received=990, seconds=10.0)
+    assert not search.record(sent=1000, received=997, seconds=10.0)
+    assert not search.record(sent=1000, received=1000, seconds=10.0)
     assert search.next_rate() == rate
-    search.record(sent=1000, received=1000, seconds=10.0)
+    assert search.record(sent=1000, received=1000, seconds=12.0)
+    assert (search.best, search.loss) == (pytest.approx(2997 / 32), pytest.approx(0.001))
     higher = search.next_rate()
-    assert higher is not None
     assert rate is not None
+    assert higher is not None
     assert higher > rate
-    for _ in range(2):
-        search.record(sent=1000, received=990, seconds=10.0)
+    for _ in range(TRIES):
+        assert search.next_rate() == higher
+        search.record(sent=1000, received=998, seconds=10.0)
     lower = search.next_rate()
     assert lower is not None
     assert rate < lower < higher
+    assert search.best == pytest.approx(2997 / 32)
 
 
 def test_a_clear_loss_needs_no_second_try() -> None:

@@ -226,7 +226,7 @@ def run_udp_lossless(situation: Situation, length: int) -> Outcome:
         raise LabError("no rate was carried without loss, however low")
     measures = {
         "kpps": search.best / 1e3,
-        "loss": search.loss,
+        "loss": best.loss,
         "flood_kpps": flood.received / flood.sending_s / 1e3,
     }
     curves = {"loss_at_kpps": sorted(tried)}

@@ -43,25 +43,23 @@ def test_carried_means_almost_all_received(lost: int, carried: bool) -> None:
     assert (search.best is not None) is carried
 
 
-def test_tries_of_a_rate_that_loses_little_are_counted_together() -> None:
+def test_bad_moments_are_forgiven_but_not_every_time() -> None:
     search = RateSearch(100.0)
     rate = search.next_rate()
-    assert not search.record(sent=1000, received=997, seconds=10.0)
-    assert not search.record(sent=1000, received=1000, seconds=10.0)
-    assert search.next_rate() == rate
-    assert search.record(sent=1000, received=1000, seconds=12.0)
-    assert (search.best, search.loss) == (pytest.approx(2997 / 32), pytest.approx(0.001))
+    for _ in range(TRIES - 1):
+        search.record(sent=1000, received=990, seconds=10.0)
+        assert search.next_rate() == rate
+    search.record(sent=1000, received=1000, seconds=10.0)
     higher = search.next_rate()
     assert rate is not None
     assert higher is not None
     assert higher > rate
     for _ in range(TRIES):
         assert search.next_rate() == higher
-        search.record(sent=1000, received=998, seconds=10.0)
+        search.record(sent=1000, received=990, seconds=10.0)
     lower = search.next_rate()
     assert lower is not None
     assert rate < lower < higher
-    assert search.best == pytest.approx(2997 / 32)
 
 
 def test_a_clear_loss_needs_no_second_try() -> None:

@@ -231,6 +231,20 @@ def test_datagrams_of_udp_are_written_read_by_read(make_engine: MakeEngine) -> N
     assert [len(each) - burst.headers for each in engine.device.frames] == [5000, 4500]
 
 
+def test_the_core_is_given_away_when_a_run_is_written(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = warm(make_engine)
+    written_when_given: list[int] = []
+    monkeypatch.setattr(
+        "tunnel.ingress.os.sched_yield", lambda: written_when_given.append(len(engine.device.written))
+    )
+    run(engine, [udp4(b"alone")])
+    assert written_when_given == []
+    run(engine, BURSTS["udp4"].segments)
+    assert written_when_given == [2]
+
+
 # Octets, sender, mark, and the place of what is written of them: a flow not known waits for its verdict.
 BETWEEN = {
     "another flow": (HEADER + between(LOCAL, REMOTE, [udp4(b"another")])[0], VTEP_B, 0, 1),

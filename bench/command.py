@@ -106,10 +106,11 @@ SUITES = {
         mtus=(1280, 1500, 9000),
     ),
     "release": Suite(
-        ("tcp-1", "udp-64", "udp-1400", "rate-64", "rr"),
+        ("tcp-1", "udp-64", "udp-1400", "rate-64", "rr", "tcp-4", "tcp-both-ways"),
         ("bare", "kernel", "weft:python", "weft:python:rung1", "weft:native", "fastd"),
         pairs=10,
         seconds=1,
+        kinds=tuple(UnderlayKind),
     ),
     "full": Suite(
         (*EVERY_PAIR, "churn", "macs", "daemon"),

@@ -213,7 +213,7 @@ class Ingress:
                 group = [run[start : min(start + stride, end)] for start in range(at, after, stride)]
                 self._receive_group(port, group, host, now=now, is_marked=is_marked)
             at = after
-        os.sched_yield()  # whoever is to read these has room for a few runs only, and perhaps this core
+        os.sched_yield()  # who is to read them has room for four such runs, and may wait for this core
 
     def _receive_single(
         self, port: PortCarriage, datagram: memoryview, host: str, *, now: float, is_marked: bool

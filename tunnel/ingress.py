@@ -8,7 +8,8 @@ One read gives a datagram; a run of equal ones that `UDP_GRO` has joined; or a w
 kernel VXLAN node on the same host sent unsegmented.  Neighbours of one flow within a run are merged into
 one write, checksums verified first; the rest is written as it is, repaired where its sender left a
 checksum unfinished (`tunnel.offload`).  TCP segments at a read's end which no PSH closes wait while the turn
-goes on reading, at most READS_JOINED times: a burst too long for one send is still one write.
+goes on reading, at most READS_JOINED times: a burst too long for one send is still one write.  After each run
+the core is given away.
 
 Heads up: read RFC 7348 section 5 and RFC 6040 section 4.2 before changing this file.
 """
@@ -213,7 +214,8 @@ class Ingress:
                 group = [run[start : min(start + stride, end)] for start in range(at, after, stride)]
                 self._receive_group(port, group, host, now=now, is_marked=is_marked)
             at = after
-        os.sched_yield()  # who is to read them has room for four such runs, and may wait for this core
+        # Who is to read them may wait for this core, and has room for four short runs.
+        os.sched_yield()
 
     def _receive_single(
         self, port: PortCarriage, datagram: memoryview, host: str, *, now: float, is_marked: bool

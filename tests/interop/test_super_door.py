@@ -104,13 +104,18 @@ def test_super_frames_leave_whole_and_arrive_in_order(
 ) -> None:
     lab = start_lab(segment("super", WEFT, peer, underlay_version=version))
     n1, n2 = lab["n1"], lab["n2"]
-    assert is_in_order(n1, n2, lambda: open_door(lab))  # the door opens between two frames of the transfers
+    # From before the door opens, which it does in the middle of a transfer: none may overtake another then.
+    assert is_in_order(n1, n2, lambda: open_door(lab))
 
     def come_back() -> None:
         assert transfer(n2, n1, N1, OCTETS).is_intact
 
-    came_in_order = is_in_order(n2, n1, come_back)
-    assert came_in_order or peer is KERNEL  # a kernel node puts its own segments out of order
+    if peer is WEFT:
+        assert is_in_order(n2, n1, come_back)
+    else:
+        # QUIRK(linux 6.18): a kernel node lets its own segments overtake each other where its sender changes
+        # cores; two of them alone had up to 230 of these segments sent again.
+        come_back()
     for place in (n1, n2):
         assert checksum_errors(place) == {}
     payload = bytes(range(256)) * 200

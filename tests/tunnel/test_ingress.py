@@ -231,7 +231,7 @@ def test_datagrams_of_udp_are_written_read_by_read(make_engine: MakeEngine) -> N
     assert [len(each) - burst.headers for each in engine.device.frames] == [5000, 4500]
 
 
-def test_the_core_is_given_away_when_a_run_is_written(
+def test_the_core_is_given_away_after_each_run_of_datagrams(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = warm(make_engine)

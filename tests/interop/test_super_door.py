@@ -113,8 +113,8 @@ def test_super_frames_leave_whole_and_arrive_in_order(
     if peer is WEFT:
         assert is_in_order(n2, n1, come_back)
     else:
-        # QUIRK(linux 6.18): a kernel node lets its own segments overtake each other where its sender changes
-        # cores; two of them alone had up to 230 of these segments sent again.
+        # QUIRK(linux 6.18): a kernel node's own segments overtake each other; two kernel nodes alone had up
+        # to 230 of these sent again.
         come_back()
     for place in (n1, n2):
         assert checksum_errors(place) == {}

@@ -1,4 +1,5 @@
 //! Upcalls: what a lane does not remember is asked, and the frames wait for the answer, in order.
+//! Over 500 lines: how a question is asked, waits and is answered is read in one piece, its tests beside it.
 //!
 //! ```text
 //! ask ─▶ metered ─▶ pending flow ─▶ bell ─▶ the loop thread decides ─▶ answer: remember, carry what waited

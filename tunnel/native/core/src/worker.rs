@@ -30,6 +30,8 @@
 //!
 //! A panic ends every worker, marks the lane as broken, and rings the bell: the loop thread brings the daemon to an end
 //! that is explained.
+//!
+//! Over 500 lines: when a thread works, polls, naps and sleeps is one question, and its tests stand beside it.
 
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
